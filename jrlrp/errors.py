@@ -1,0 +1,44 @@
+"""The library's errors. Each says what was given, what was expected and what to do."""
+
+from collections.abc import Iterable
+from typing import Any
+
+
+class JrlrpError(Exception):
+    """Any error of jrlrp's own."""
+
+
+class ArgumentError(JrlrpError, ValueError):
+    """An argument that cannot be explained, or a wrong `argnums`, `rules` or other option."""
+
+
+class TargetError(JrlrpError, ValueError):
+    """A target that is not in the output, or an output that has no relevance to hand back."""
+
+
+class RuleError(JrlrpError, ValueError):
+    """A rule's parameter outside its domain, or a node that no rule of the composite fits."""
+
+
+class UnsupportedError(JrlrpError, NotImplementedError):
+    """Equations on the way from the explained inputs to the output that no rule explains.
+
+    Attributes:
+      nodes: the nodes at fault, as `plan(...).unsupported` lists them.
+    """
+
+    def __init__(self, nodes: Iterable[Any]):
+        self.nodes = tuple(nodes)
+        rows = "\n".join(f"  - {describe(node)}" for node in self.nodes)
+        super().__init__(
+            f"relevance passes through {len(self.nodes)} equation(s) that have no rule:\n{rows}\n"
+            "Ways out: rewrite the line in jax.numpy operations that have one; declare what the primitive does "
+            'with jrlrp.register_kind(name, kind); cut it off with jax.lax.stop_gradient; or pass unknown="gradient" '
+            "to share relevance there by gradient × input."
+        )
+
+
+def describe(node: Any) -> str:
+    """Name a node by primitive, module path and the user's line."""
+    place = f" in {node.path}" if node.path else ""
+    return f"{node.equations[-1].primitive}{place}, at {node.source or 'an unknown line'}"

@@ -1,0 +1,216 @@
+"""Flat program → `Graph`: the passes that decide what each equation is, in order."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+from jrlrp.graph.activity import Flow, analyse, broadcast_operands, is_float
+from jrlrp.graph.affine import affine_layers
+from jrlrp.graph.axes import example_axes
+from jrlrp.graph.carriers import CARRY, EMBEDDING
+from jrlrp.graph.elementwise import Link, activations, elementwise_links
+from jrlrp.graph.kinds import meaning_of
+from jrlrp.graph.nodes import MIXING, Activation, Choice, Movement, Node, Opaque, Product, Softmax, Sum
+from jrlrp.graph.patterns import SoftmaxFinder
+from jrlrp.trace.inline import Equation, Program, Var
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """A program as nodes.
+
+    Attributes:
+      steps: what is to be evaluated, in order: nodes, and the plain equations that hand on no relevance.
+      explained, outputs: the variables at which relevance ends and begins.
+      axes: the axis of independent examples of each variable; empty if there is but one example.
+    """
+
+    program: Program
+    steps: tuple[Node | Equation, ...] = field(repr=False)
+    explained: tuple[Var, ...]
+    outputs: tuple[Var, ...]
+    axes: dict = field(repr=False)
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        return tuple(step for step in self.steps if isinstance(step, Node))
+
+
+def build(program: Program, explained: Sequence[Var], outputs: Sequence[Var]) -> Graph:
+    """Group a program's equations into nodes.
+
+    Args:
+      program: the flat program.
+      explained: the inputs whose relevance is wanted.
+      outputs: the variables that relevance starts from.
+    """
+    program = broadcast_operands(program, explained)
+    flow = analyse(program, explained, outputs)
+    taken: set[Equation] = set()
+    nodes: list[Node] = _softmaxes(flow, taken)
+    links = elementwise_links(flow)
+    nodes += _activations(flow, links, taken)
+    nodes += affine_layers(flow, links, taken)
+    nodes += _combinations(flow, taken)
+    nodes += [_single(flow, eqn) for eqn in flow.live if eqn not in taken and flow.active.intersection(eqn.outputs)]
+    axes = example_axes(program, explained, flow.live)
+    nodes = [_informed(flow, axes, node) for node in nodes]
+    nodes = _placed(flow, sorted(nodes, key=lambda node: flow.position[node.equations[-1]]))
+    return Graph(program, _schedule(flow, nodes), tuple(explained), tuple(outputs), axes)
+
+
+def _softmaxes(flow: Flow, taken: set[Equation]) -> list[Node]:
+    finder, nodes = SoftmaxFinder(flow.definition, flow.varying), []
+    for eqn in flow.live:
+        match = finder.match(eqn) if eqn.output in flow.active else None
+        region = match and not match.log and flow.region(eqn.output, match.logits)
+        if region and not taken.intersection(region):
+            taken.update(region)
+            nodes.append(
+                Softmax(
+                    kind="softmax",
+                    equations=tuple(region),
+                    inputs=(match.logits,),
+                    outputs=(eqn.output,),
+                    dims=match.dims,
+                )
+            )
+    return nodes
+
+
+def _activations(flow: Flow, links: dict[Var, Link], taken: set[Equation]) -> list[Node]:
+    nodes: list[Node] = []
+    for curve in activations(flow, links):
+        if not taken.intersection(curve.equations):
+            equations = tuple(flow.order(set(curve.equations)))
+            taken.update(equations)
+            nodes.append(
+                Activation(kind="activation", equations=equations, inputs=(curve.source,), outputs=(curve.output,))
+            )
+    return nodes
+
+
+def _combinations(flow: Flow, taken: set[Equation]) -> list[Node]:
+    """Return the sums and products of several active values, a tree of additions (of products) as one node."""
+    nodes: list[Node] = []
+    for eqn in reversed(flow.live):  # from the root of each tree
+        active = flow.active_inputs(eqn)
+        if eqn in taken or len(active) < 2 or eqn.output not in flow.active:
+            continue
+        if eqn.primitive in ("add", "sub", "add_any"):
+            terms, tree = _flatten(flow, eqn, taken, ("add", "sub", "add_any"), "sub")
+            nodes.append(
+                Sum(
+                    kind="sum",
+                    equations=tuple(flow.order(tree)),
+                    inputs=tuple(v for v, _ in terms),
+                    outputs=eqn.outputs,
+                    signs=tuple(-1 if odd else 1 for _, odd in terms),
+                )
+            )
+        elif eqn.primitive in ("mul", "div"):
+            terms, tree = _flatten(flow, eqn, taken, ("mul", "div"), "div")
+            nodes.append(_product(flow, eqn, flow.order(tree), terms))
+        elif meaning_of(eqn.primitive) == "contraction":
+            tree = {eqn}
+            nodes.append(_product(flow, eqn, [eqn], [(v, False) for v in eqn.inputs], contraction=True))
+        else:
+            continue
+        taken.update(tree)
+    return nodes
+
+
+def _flatten(
+    flow: Flow, root: Equation, taken: set[Equation], family: tuple[str, ...], inverse: str
+) -> tuple[list[tuple[Var, bool]], set[Equation]]:
+    """Return the leaves of a tree of equations, each with whether it counts inversely, and the tree's equations."""
+    leaves: list[tuple[Var, bool]] = []
+    tree: set[Equation] = set()
+
+    def visit(eqn: Equation, odd: bool) -> None:
+        tree.add(eqn)
+        for k, v in enumerate(eqn.inputs):
+            inverted = odd != (k == 1 and eqn.primitive == inverse)
+            inner = flow.definition.get(v)
+            joins = inner is not None and inner.primitive in family and inner not in taken
+            if joins and len(flow.active_inputs(inner)) == 2 and flow.only_use(v) is eqn and v.shape == root.output.shape:
+                visit(inner, inverted)
+            else:
+                leaves.append((v, inverted))
+
+    visit(root, False)
+    return leaves, tree
+
+
+def _product(flow, eqn, equations, terms, contraction=False) -> Product:
+    def is_gate(v: Var, inverted: bool) -> bool:
+        lo, hi = flow.range(v)
+        return lo >= 1 if inverted else lo >= 0 and hi <= 1
+
+    return Product(
+        kind="product",
+        equations=tuple(equations),
+        inputs=tuple(v for v, _ in terms),
+        outputs=eqn.outputs,
+        inverted=tuple(odd for _, odd in terms),
+        gates=tuple(is_gate(*term) for term in terms),
+        contraction=contraction,
+    )
+
+
+def _single(flow: Flow, eqn: Equation) -> Node:
+    """Return the node of an equation that stands alone."""
+    cls, kind = {"movement": (Movement, "movement"), "choice": (Choice, "max_pool")}.get(
+        meaning_of(eqn.primitive) or "", (Opaque, "opaque")
+    )
+    if eqn.primitive in (CARRY, EMBEDDING):
+        cls, kind = Movement, "embedding" if eqn.primitive == EMBEDDING else "movement"
+    elif eqn.primitive == "select_n":
+        cls, kind = Movement, "movement"
+    elif eqn.primitive in ("max", "min", "clamp"):
+        cls, kind = Choice, "max_pool"
+    outputs = tuple(v for v in eqn.outputs if is_float(v))
+    if any(v.dtype.kind == "c" for v in (*flow.active_inputs(eqn), *outputs)):
+        cls, kind = Opaque, "opaque"
+    return cls(kind=kind, equations=(eqn,), inputs=tuple(dict.fromkeys(flow.active_inputs(eqn))), outputs=eqn.outputs)
+
+
+def _informed(flow: Flow, axes: dict, node: Node) -> Node:
+    return replace(
+        node,
+        ranges=tuple(flow.range(v) for v in node.inputs),
+        input_axes=tuple(axes.get(v) for v in node.inputs),
+        output_axis=axes.get(node.output),
+    )
+
+
+def _placed(flow: Flow, nodes: list[Node]) -> list[Node]:
+    """Say of each node whether a mixing affine layer lies before or after it on any path."""
+    after_layer: set[Var] = set()
+    before_layer: set[Var] = set()
+    first, last = {}, {}
+    for node in nodes:
+        first[node] = not after_layer.intersection(node.inputs)
+        if node.kind in MIXING or not first[node]:
+            after_layer.update(node.outputs)
+    for node in reversed(nodes):
+        last[node] = not before_layer.intersection(node.outputs)
+        if node.kind in MIXING or not last[node]:
+            before_layer.update(node.inputs)
+    return [replace(node, first=first[node], last=last[node]) for node in nodes]
+
+
+def _schedule(flow: Flow, nodes: Iterable[Node]) -> tuple[Node | Equation, ...]:
+    """Order nodes and plain equations; a plain equation is added wherever a value inside a node is wanted outside."""
+    steps: dict[int, Node | Equation] = {flow.position[node.equations[-1]]: node for node in nodes}
+    inside = {eqn for node in steps.values() for eqn in node.equations}
+    made = {v for node in steps.values() for v in node.outputs}
+    plain = [eqn for eqn in flow.program.equations if eqn not in inside]
+    needed = {v for eqn in plain for v in eqn.inputs}
+    needed.update(v for node in steps.values() for v in node.constants)
+    needed.update(flow.program.outputs)
+    for eqn in reversed(flow.program.equations):
+        if eqn in inside and needed.intersection(eqn.outputs) - made:
+            plain.append(eqn)
+            needed.update(eqn.inputs)
+    live = {flow.position[eqn]: eqn for eqn in plain if needed.intersection(eqn.outputs) or eqn.has_effects}
+    return tuple({**live, **steps}[k] for k in sorted({**live, **steps}))

@@ -1,0 +1,167 @@
+"""Node types: what a group of equations means together. All frozen; none holds a number of the run."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar
+
+from jrlrp.graph.axes import Axis
+from jrlrp.graph.ranges import UNKNOWN, Range
+from jrlrp.trace.inline import Equation, Literal, Var
+
+# Kinds of node, and the groups that a matcher may name for short.
+AFFINE = ("conv", "dense", "linear", "scale")
+MIXING = ("conv", "dense", "linear")
+POOL = ("average_pool", "max_pool")
+KINDS = (*AFFINE, *POOL, "activation", "factor", "sum", "product", "softmax", "movement", "embedding", "opaque")
+GROUPS = {"affine": AFFINE, "pool": POOL}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Node:
+    """Equations that share relevance together.
+
+    Attributes:
+      kind: one of `KINDS`.
+      equations: in order; the last one makes the output.
+      inputs: the variables that relevance is handed to; `constants`: the others that the equations read.
+      outputs: the variables that relevance comes from.
+      ranges: the interval each input lies in.
+      input_axes, output_axis: the axis of independent examples of each, None if the whole array is one example.
+      first, last: no conv, dense or other mixing affine layer lies before (after) the node on any path.
+    """
+
+    kind: str
+    equations: tuple[Equation, ...]
+    inputs: tuple[Var, ...]
+    outputs: tuple[Var, ...]
+    ranges: tuple[Range, ...] = (UNKNOWN,)
+    input_axes: tuple[Axis | None, ...] = (None,)
+    output_axis: Axis | None = None
+    first: bool = False
+    last: bool = False
+
+    # Relevance moves back by JAX's own transpose of the equations: nothing of ours stands between.
+    native: ClassVar[bool] = False
+
+    @cached_property
+    def constants(self) -> tuple[Var, ...]:
+        made = {v for eqn in self.equations for v in eqn.outputs}
+        read = dict.fromkeys(v for eqn in self.equations for v in eqn.inputs if not isinstance(v, Literal))
+        return tuple(v for v in read if v not in made and v not in self.inputs)
+
+    @property
+    def output(self) -> Var:
+        return self.outputs[0]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.output.shape
+
+    @property
+    def anchor(self) -> Equation:
+        """The equation that the node is named after."""
+        return self.equations[-1]
+
+    @property
+    def path(self) -> str:
+        return self.anchor.path
+
+    @property
+    def source(self) -> str:
+        return self.anchor.source
+
+    def run(self, inputs: Sequence[Any], constants: Sequence[Any]) -> tuple[Any, ...]:
+        """Evaluate the node as the user's program does."""
+        values = dict(zip(self.inputs, inputs, strict=True)) | dict(zip(self.constants, constants, strict=True))
+        for eqn in self.equations:
+            arguments = [v.value if isinstance(v, Literal) else values[v] for v in eqn.inputs]
+            values.update(zip(eqn.outputs, eqn.run(arguments), strict=True))
+        return tuple(values[v] for v in self.outputs)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.kind}, {self.path or '-'}, {list(self.shape)})"
+
+
+class Movement(Node):
+    """Copies, places or selects values, or lets relevance of ids pass: JAX's transpose is the rule."""
+
+    native = True
+
+
+class Choice(Node):
+    """Takes some of its inputs' values: a max-pool, a sort, the larger of two values."""
+
+
+class Activation(Node):
+    """An elementwise function of one variable, of that variable's shape."""
+
+
+class Opaque(Node):
+    """An equation whose meaning for relevance the library does not know."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Softmax(Node):
+    """exp / sum(exp) over the dimensions `dims` of its one input."""
+
+    dims: frozenset[int]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One equation after the core of an affine layer.
+
+    Attributes:
+      role: "move" (reshape, transpose, ...), "scale", "shift" or "cast".
+      constant: the constant of a scale or shift; None for a sign change.
+      invert: the scale divides; negate: the value's sign changes (`c − x`, `−x`); subtract: the shift is negative.
+      places: for a scale, the constant's dimension along each axis of the layer's weights, None where it has none.
+    """
+
+    equation: Equation
+    role: str
+    constant: Var | None = None
+    invert: bool = False
+    negate: bool = False
+    subtract: bool = False
+    places: tuple[int | None, ...] = ()
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Affine(Node):
+    """A map linear in its one input, with the constant scales and shifts after it.
+
+    Attributes:
+      core: the linear equation (its operand number `operand` is the input), or None for a scale layer.
+      weight: the other operand of a dot or conv.
+      steps: what follows the core, in order.
+    """
+
+    core: Equation | None
+    operand: int = 0
+    weight: Var | None = None
+    steps: tuple[Step, ...] = ()
+
+    @property
+    def anchor(self) -> Equation:
+        return self.core or self.equations[0]  # what follows may be another module's bias or batch norm
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Sum(Node):
+    """A sum of several inputs, the k-th of them with sign `signs[k]`."""
+
+    signs: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Product(Node):
+    """A product of several inputs: elementwise (the k-th divides if `inverted[k]`), or a contraction of two.
+
+    A gate is a factor that is known to lie in [0, 1].
+    """
+
+    inverted: tuple[bool, ...] = ()
+    gates: tuple[bool, ...] = ()
+    contraction: bool = field(default=False)

@@ -1,0 +1,187 @@
+"""The interval [lo, hi] that each variable's entries lie in: a known sign saves work, [0, 1] marks a gate."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from jrlrp.trace.inline import Equation, Literal, Program, Var
+
+Range = tuple[float, float]
+UNKNOWN: Range = (-math.inf, math.inf)
+
+
+def value_ranges(program: Program) -> dict[Var, Range]:
+    """Return the range of every variable; inputs and arrays are unknown, but for what their dtype says."""
+    ranges = {v: _of_dtype(v) for v in (*program.inputs, *program.constants)}
+
+    def read(v: Var) -> Range:
+        if isinstance(v, Literal):
+            value = complex(np.asarray(v.value))
+            return UNKNOWN if value.imag or math.isnan(value.real) else (value.real, value.real)
+        return ranges[v]
+
+    for eqn in program.equations:
+        for out in eqn.outputs:
+            ranges[out] = _intersect(_range(eqn, [read(v) for v in eqn.inputs]), _of_dtype(out))
+    return ranges
+
+
+def _range(eqn: Equation, x: list[Range]) -> Range:
+    rule = _RULES.get(eqn.primitive)
+    if rule is None:
+        return UNKNOWN
+    lo, hi = rule(eqn, *x)
+    return UNKNOWN if math.isnan(lo) or math.isnan(hi) else (lo, hi)
+
+
+def _of_dtype(v: Var) -> Range:
+    if v.dtype == np.bool_:
+        return (0.0, 1.0)
+    unsigned = getattr(v.dtype, "kind", "") == "u"
+    return (0.0, math.inf) if unsigned else UNKNOWN
+
+
+def _intersect(a: Range, b: Range) -> Range:
+    return max(a[0], b[0]), min(a[1], b[1])
+
+
+def _union(*x: Range) -> Range:
+    return min(r[0] for r in x), max(r[1] for r in x)
+
+
+def _times(a: float, b: float) -> float:
+    return 0.0 if a == 0 or b == 0 else a * b
+
+
+def _mul(eqn: Equation, x: Range, y: Range) -> Range:
+    if eqn.inputs[0] is eqn.inputs[1]:
+        return _even(x, lambda v: v * v)
+    products = [_times(a, b) for a in x for b in y]
+    return min(products), max(products)
+
+
+def _div(eqn: Equation, x: Range, y: Range) -> Range:
+    return _mul_any(x, _reciprocal(y))
+
+
+def _mul_any(x: Range, y: Range) -> Range:
+    products = [_times(a, b) for a in x for b in y]
+    return min(products), max(products)
+
+
+def _reciprocal(y: Range) -> Range:
+    if y[0] < 0 < y[1]:
+        return UNKNOWN
+    ends = [1 / v if v else (math.inf if y[1] > 0 else -math.inf) for v in y]
+    return min(ends), max(ends)
+
+
+def _even(x: Range, f: Callable[[float], float]) -> Range:
+    ends = [f(v) if math.isfinite(v) else math.inf for v in x]
+    return (0.0 if x[0] <= 0 <= x[1] else min(ends)), max(ends)
+
+
+def _monotone(f: Callable[[float], float], lowest: float, highest: float) -> Callable:
+    """A rising function, from its values at the ends of the range to its limits at infinity."""
+
+    def end(v: float) -> float:
+        if math.isinf(v):
+            return lowest if v < 0 else highest
+        try:
+            return min(max(f(v), lowest), highest)
+        except (OverflowError, ValueError):
+            return lowest if v <= 0 else highest
+
+    return lambda eqn, x: (end(x[0]), end(x[1]))
+
+
+def _power(eqn: Equation, x: Range) -> Range:
+    y = eqn.params["y"]
+    if y < 0:
+        return _reciprocal(_power_up(x, -y))
+    return _power_up(x, y)
+
+
+def _power_up(x: Range, y: int) -> Range:
+    try:
+        return _even(x, lambda v: v**y) if y % 2 == 0 else (x[0] ** y, x[1] ** y)
+    except OverflowError:
+        return (0.0, math.inf) if y % 2 == 0 or x[0] >= 0 else UNKNOWN
+
+
+def _scale_of_sum(x: Range) -> Range:
+    return (0.0 if x[0] >= 0 else -math.inf), (0.0 if x[1] <= 0 else math.inf)
+
+
+def _contraction(eqn: Equation, x: Range, y: Range) -> Range:
+    return _scale_of_sum(_mul_any(x, y))
+
+
+def _select(eqn: Equation, which: Range, *cases: Range) -> Range:
+    return _union(*cases)
+
+
+def _bounded(lo: float, hi: float) -> Callable:
+    return lambda eqn, *x: (lo, hi)
+
+
+def _keep(eqn: Equation, x: Range, *rest: Range) -> Range:
+    return x
+
+
+def _keep_union(eqn: Equation, *x: Range) -> Range:
+    return _union(*x)
+
+
+def _window_max(eqn: Equation, x: Range) -> Range:
+    return x  # padding counts as -inf, and a window of nothing but padding does not occur
+
+
+def _logistic(v: float) -> float:
+    return 1 / (1 + math.exp(-v))
+
+
+_RULES: dict[str, Callable] = {
+    "add": lambda eqn, x, y: (x[0] + y[0], x[1] + y[1]),
+    "add_any": lambda eqn, x, y: (x[0] + y[0], x[1] + y[1]),
+    "sub": lambda eqn, x, y: (x[0] - y[1], x[1] - y[0]),
+    "neg": lambda eqn, x: (-x[1], -x[0]),
+    "mul": _mul,
+    "div": _div,
+    "max": lambda eqn, x, y: (max(x[0], y[0]), max(x[1], y[1])),
+    "min": lambda eqn, x, y: (min(x[0], y[0]), min(x[1], y[1])),
+    "clamp": lambda eqn, lo, x, hi: (min(max(x[0], lo[0]), hi[1]), max(min(x[1], hi[1]), lo[0])),
+    "select_n": _select,
+    "abs": lambda eqn, x: _even(x, abs),
+    "square": lambda eqn, x: _even(x, lambda v: v * v),
+    "integer_pow": _power,
+    "exp": _monotone(math.exp, 0.0, math.inf),
+    "exp2": _monotone(lambda v: 2**v, 0.0, math.inf),
+    "expm1": _monotone(math.expm1, -1.0, math.inf),
+    "log": _monotone(math.log, -math.inf, math.inf),
+    "log1p": _monotone(math.log1p, -math.inf, math.inf),
+    "sqrt": _monotone(math.sqrt, 0.0, math.inf),
+    "rsqrt": _bounded(0.0, math.inf),
+    "logistic": _monotone(_logistic, 0.0, 1.0),
+    "tanh": _monotone(math.tanh, -1.0, 1.0),
+    "erf": _monotone(math.erf, -1.0, 1.0),
+    "erfc": _bounded(0.0, 2.0),
+    "sin": _bounded(-1.0, 1.0),
+    "cos": _bounded(-1.0, 1.0),
+    "sign": _bounded(-1.0, 1.0),
+    "reduce_sum": lambda eqn, x: _scale_of_sum(x),
+    "reduce_window_sum": lambda eqn, x: _scale_of_sum(x),
+    "cumsum": lambda eqn, x: _scale_of_sum(x),
+    "reduce_prod": lambda eqn, x: (0.0, 1.0 if x[1] <= 1 else math.inf) if x[0] >= 0 else UNKNOWN,
+    "reduce_window_max": _window_max,
+    "dot_general": _contraction,
+    "conv_general_dilated": _contraction,
+    **dict.fromkeys(
+        """broadcast_in_dim reshape transpose squeeze slice rev convert_element_type reduce_precision reduce_max
+        reduce_min cummax cummin stop_gradient dynamic_slice sharding_constraint copy floor_ device_put sort top_k
+        split unstack tile real""".split(),
+        _keep,
+    ),
+    **dict.fromkeys("concatenate stack pad dynamic_update_slice".split(), _keep_union),
+}

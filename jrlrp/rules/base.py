@@ -1,0 +1,134 @@
+"""What a rule is, the stabiliser, and the bounds that keep every rule finite."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jrlrp.errors import RuleError
+
+Array = Any
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How one kind of node shares its relevance.
+
+    A rule is called as `rule(layer, inputs, output, relevance)` with the numbers of one node, in float32 at least,
+    and returns a tuple: the relevance of each input, in the input's shape. Fields are the rule's parameters; an array
+    or a traced value is as good as a number.
+
+    Attributes:
+      kinds: the kinds of node that the rule can serve.
+      native: JAX's own derivative of the node is the rule.
+    """
+
+    kinds: ClassVar[frozenset[str]] = frozenset()
+    native: ClassVar[bool] = False
+
+    def __call__(self, layer: Any, inputs: Sequence[Array], output: Array, relevance: Array) -> tuple[Array, ...]:
+        raise TypeError(f"{type(self).__name__} defines no __call__(layer, inputs, output, relevance).")
+
+    def unfit(self, node: Any) -> str | None:
+        """Say why the rule cannot serve a node of one of its kinds; None if it can."""
+        return None
+
+    def require(self, condition: Callable[..., Any], expected: str, *names: str) -> None:
+        """Raise RuleError unless the named parameters, those of them that are known now, satisfy `condition`."""
+        values = [getattr(self, name) for name in names]
+        if any(isinstance(v, jax.core.Tracer) for v in values):
+            return
+        given = ", ".join(f"{name}={v!r}" for name, v in zip(names, values, strict=True))
+        numeric = all(isinstance(v, bool) is False and _is_number(v) for v in values)
+        if not numeric or not np.all(condition(*values)):
+            raise RuleError(f"{type(self).__name__}({given}): expected {expected}.")
+
+    def split(self) -> tuple[dict[str, Any], Callable[[dict[str, Any]], "Rule"]]:
+        """Return the parameters that are arrays or traced, and a function that puts such parameters back.
+
+        They have to reach the rule as operands: a rule that closed over them would not work under vmap and scan.
+        """
+        arrays = {f.name: getattr(self, f.name) for f in fields(self)}
+        arrays = {k: v for k, v in arrays.items() if isinstance(v, (jax.Array, np.ndarray))}
+        nested = {f.name: getattr(self, f.name) for f in fields(self) if isinstance(getattr(self, f.name), Rule)}
+        splits = {k: rule.split() for k, rule in nested.items()}
+        arrays.update({f"{k}.{name}": v for k, (inner, _) in splits.items() for name, v in inner.items()})
+
+        def put_back(values: dict[str, Any]) -> "Rule":
+            known = {f.name: getattr(self, f.name) for f in fields(self)}
+            known.update({k: v for k, v in values.items() if "." not in k})
+            for k, (inner, build) in splits.items():
+                known[k] = build({name: values[f"{k}.{name}"] for name in inner})
+            clone = object.__new__(type(self))  # the domain was checked when the rule was made
+            for name, value in known.items():
+                object.__setattr__(clone, name, value)
+            return clone
+
+        return arrays, put_back
+
+    def __repr__(self) -> str:
+        shown = (f"{f.name}={_show(getattr(self, f.name))}" for f in fields(self) if _differs(self, f))
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+def _is_number(v: Any) -> bool:
+    try:
+        return np.issubdtype(np.asarray(v).dtype, np.number)
+    except (TypeError, ValueError):
+        return False
+
+
+def _differs(rule: Rule, field: Any) -> bool:
+    value = getattr(rule, field.name)
+    return isinstance(value, (jax.Array, np.ndarray)) or value != field.default
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, (jax.Array, np.ndarray)) and np.ndim(value):
+        return f"{value.dtype}[{','.join(map(str, value.shape))}]"
+    return "traced" if isinstance(value, jax.core.Tracer) else repr(value)
+
+
+def bound(dtype: Any) -> float:
+    """Return the largest relevance that a value of `dtype` may have: max(dtype)^0.9.
+
+    Where cancelling shares make relevance grow without bound, it saturates here, so that sums of it stay finite.
+    """
+    return float(jnp.finfo(dtype).max) ** 0.9
+
+
+def saturate(r: Array, dtype: Any) -> Array:
+    """Clip relevance to the bound of `dtype`."""
+    limit = bound(dtype)
+    return jnp.clip(r, -limit, limit)
+
+
+def stabilize(z: Array, epsilon: Any) -> Array:
+    """Return st(z) = z + ε·sgn(z) with sgn(0) = +1: never zero for ε > 0, never smaller in magnitude than z."""
+    return z + jnp.where(z < 0, -1, 1) * jnp.asarray(epsilon, z.dtype)
+
+
+def ratio(r: Array, z: Array) -> Array:
+    """Return r / z, 0 where z is 0, within bounds that no product with weights can carry out of the dtype."""
+    limit = float(jnp.finfo(z.dtype).max) ** 0.5
+    zero = z == 0
+    return jnp.where(zero, 0, jnp.clip(r / jnp.where(zero, 1, z), -limit, limit))
+
+
+def per_example(reduce: Callable, x: Array, axis: Any) -> Array:
+    """Reduce `x` over all but its examples, which lie along `axis`: shape (examples,), or () where that is None."""
+    if axis is None:
+        return reduce(x)
+    parts = x.reshape(*x.shape[: axis.dim], axis.outer, axis.size, axis.inner, *x.shape[axis.dim + 1 :])
+    return reduce(parts, axis=tuple(d for d in range(parts.ndim) if d != axis.dim + 1))
+
+
+def spread(factor: Array, x: Array, axis: Any) -> Array:
+    """Shape one factor for each example so that it broadcasts against `x`."""
+    if axis is None:
+        return factor
+    repeated = jnp.broadcast_to(factor[None, :, None], (axis.outer, axis.size, axis.inner)).reshape(-1)
+    return repeated.reshape([-1 if d == axis.dim else 1 for d in range(x.ndim)])

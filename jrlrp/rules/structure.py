@@ -1,0 +1,121 @@
+"""Rules that ask little of a node: `Pass`, `Block`, `Gradient`, and the shares of a sum."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jrlrp.rules.base import Array, Rule, ratio, stabilize
+
+
+@dataclass(frozen=True, repr=False)
+class Pass(Rule):
+    """Hand relevance on unchanged: R_i = R_i of the output, for nodes whose input has the output's shape."""
+
+    kinds = frozenset({"activation", "factor", "scale", "softmax"})
+
+    def unfit(self, node: Any) -> str | None:
+        same = node.inputs[0].shape == node.shape
+        return None if same else f"Pass needs an input of the output's shape {node.shape}, not {node.inputs[0].shape}"
+
+    def __call__(self, layer: Any, inputs: Sequence[Array], output: Array, relevance: Array) -> tuple[Array]:
+        return (relevance,)
+
+
+@dataclass(frozen=True, repr=False)
+class Block(Rule):
+    """Hand nothing on: R_i = 0."""
+
+    kinds = frozenset({"conv", "dense", "linear", "scale", "activation", "sum", "product", "softmax", "average_pool"})
+
+    def __call__(self, layer: Any, inputs: Sequence[Array], output: Array, relevance: Array) -> tuple[Array, ...]:
+        return tuple(jnp.zeros_like(x) for x in inputs)
+
+
+@dataclass(frozen=True, repr=False)
+class Gradient(Rule):
+    """Gradient × input of the node alone: R_i = x_i · Σ_j ∂z_j/∂x_i · R_j / st(z_j).
+
+    Args:
+      epsilon: the stabiliser, ≥ 0.
+
+    Raises:
+      RuleError: for a negative epsilon.
+    """
+
+    kinds = frozenset({"activation", "product", "softmax", "sum", "opaque", "scale"})
+
+    epsilon: Any = 1e-6
+
+    def __post_init__(self) -> None:
+        self.require(lambda e: (e >= 0) & (e < float("inf")), "a finite epsilon ≥ 0", "epsilon")
+
+    def __call__(self, layer: Any, inputs: Sequence[Array], output: Any, relevance: Any) -> tuple[Array, ...]:
+        def seed(z: Array, r: Array) -> Array:
+            if not jnp.issubdtype(z.dtype, jnp.inexact):
+                return np.zeros(z.shape, jax.dtypes.float0)
+            return ratio(r, stabilize(z.astype(r.dtype), self.epsilon)).astype(z.dtype)
+
+        outputs, back = jax.vjp(layer.run, *inputs)
+        relevances = relevance if isinstance(relevance, tuple) else (relevance,)
+        gradients = back(tuple(seed(z, r) for z, r in zip(outputs, relevances, strict=True)))
+        return tuple(x * g.astype(x.dtype) for x, g in zip(inputs, gradients, strict=True))
+
+
+@dataclass(frozen=True, repr=False)
+class ShareRatio(Rule):
+    """Each summand's share of a sum by contribution: R_a = a / st(a + b) · R.
+
+    Args:
+      epsilon: the stabiliser, ≥ 0; at 0 a sum that is exactly 0 passes nothing on.
+
+    Raises:
+      RuleError: for a negative epsilon.
+
+    Source: Bach et al. 2015, eq. (58), for weights of one.
+    """
+
+    kinds = frozenset({"sum"})
+
+    epsilon: Any = 1e-6
+
+    def __post_init__(self) -> None:
+        self.require(lambda e: (e >= 0) & (e < float("inf")), "a finite epsilon ≥ 0", "epsilon")
+
+    def __call__(self, layer: Any, inputs: Sequence[Array], output: Array, relevance: Array) -> tuple[Array, ...]:
+        share = ratio(relevance, stabilize(output, self.epsilon))
+        return tuple(term * share for term in layer.terms(inputs))
+
+
+@dataclass(frozen=True, repr=False)
+class ShareAbsolute(Rule):
+    """Each summand's share by magnitude: R_a = |a| / (|a| + |b|) · R, bounded; 0 where all summands are 0."""
+
+    kinds = frozenset({"sum"})
+
+    def __call__(self, layer: Any, inputs: Sequence[Array], output: Array, relevance: Array) -> tuple[Array, ...]:
+        sizes = [jnp.abs(term) for term in layer.terms(inputs)]
+        largest = jnp.maximum(sum_of(sizes, jnp.maximum), jnp.finfo(output.dtype).tiny)
+        parts = [size / largest for size in sizes]  # whose sum cannot leave the dtype
+        total = sum_of(parts, jnp.add)
+        return tuple(jnp.where(total == 0, 0, part / jnp.where(total == 0, 1, total)) * relevance for part in parts)
+
+
+@dataclass(frozen=True, repr=False)
+class ShareEqual(Rule):
+    """Each of n summands gets an equal part: R_a = R / n."""
+
+    kinds = frozenset({"sum"})
+
+    def __call__(self, layer: Any, inputs: Sequence[Array], output: Array, relevance: Array) -> tuple[Array, ...]:
+        return tuple(relevance / len(inputs) for _ in inputs)
+
+
+def sum_of(values: Sequence[Array], combine: Any) -> Array:
+    out = values[0]
+    for v in values[1:]:
+        out = combine(out, v)
+    return out

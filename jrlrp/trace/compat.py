@@ -1,0 +1,107 @@
+"""Everything jrlrp knows about JAX's internals: the one file that touches jaxprs and primitives.
+
+`jax.extend` makes no promise of compatibility. When a JAX release moves something, this file is the one to mend.
+"""
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.extend.core as jex
+from jax.extend import source_info_util
+
+# Primitives that only call a jaxpr, and the parameter that holds it.
+_CALLS = {
+    "jit": "jaxpr",
+    "pjit": "jaxpr",
+    "closed_call": "call_jaxpr",
+    "core_call": "call_jaxpr",
+    "call": "call_jaxpr",
+    "eval_jaxpr": "call_jaxpr",
+    "core_closed_call": "call_jaxpr",
+    "custom_jvp_call": "call_jaxpr",
+    "custom_vjp_call": "call_jaxpr",
+    "custom_vjp_call_jaxpr": "fun_jaxpr",
+    "remat2": "jaxpr",
+    "checkpoint": "jaxpr",
+    "composite": "jaxpr",
+}
+
+# Primitives whose outputs are their inputs.
+IDENTITIES = frozenset({"name", "copy", "copy_p", "optimization_barrier"})
+
+_OWN = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+_INSTALLED = ("site-packages", "dist-packages", os.path.dirname(os.__file__))
+
+_TRANSFORM = re.compile(r"\b\w+\(([^()]*)\)")
+
+
+def make_jaxpr(fun: Callable, args: Sequence[Any]) -> Any:
+    """Return the closed jaxpr of `fun(*args)`."""
+    return jax.make_jaxpr(fun)(*args)
+
+
+def parts(jaxpr: Any) -> tuple[Any, Sequence[Any]]:
+    """Return the open jaxpr and its constants, whatever of the two kinds of jaxpr was given."""
+    if isinstance(jaxpr, jex.ClosedJaxpr):
+        return jaxpr.jaxpr, jaxpr.consts
+    return jaxpr, ()
+
+
+def called(eqn: Any) -> Any | None:
+    """Return the jaxpr that a call-like equation calls, or None if the equation is no call."""
+    key = _CALLS.get(eqn.primitive.name)
+    if key is None:
+        return None
+    jaxpr = eqn.params.get(key) or eqn.params.get("call_jaxpr") or eqn.params.get("jaxpr")
+    return jaxpr if hasattr(jaxpr, "eqns") or hasattr(jaxpr, "jaxpr") else None
+
+
+def is_literal(atom: Any) -> bool:
+    return isinstance(atom, jex.Literal)
+
+
+def path_of(eqn: Any) -> str:
+    """Return the module path in the equation's name stack, without the names of JAX's transforms."""
+    path = str(eqn.source_info.name_stack)
+    while _TRANSFORM.search(path):
+        path = _TRANSFORM.sub(r"\1", path)
+    return "/".join(part for part in path.split("/") if part)
+
+
+def source_of(eqn: Any) -> str:
+    """Return "file:line (function)" of the user's line that made the equation; empty inside JAX's own functions.
+
+    The user's line is the innermost one outside installed packages; failing that, the innermost outside JAX.
+    """
+    traceback = eqn.source_info.traceback
+    for frame in traceback.frames if traceback is not None else ():
+        name = frame.file_name
+        if not name.startswith(_OWN) and not any(part in name for part in _INSTALLED) and ".py" in name:
+            return f"{_shortened(name)}:{frame.line_num} ({frame.function_name.rpartition('.<locals>.')[2]})"
+    summary = source_info_util.summarize(eqn.source_info)
+    return "" if "unknown" in summary or ":" not in summary else summary
+
+
+def _shortened(name: str) -> str:
+    relative = os.path.relpath(name) if os.path.isabs(name) and os.path.splitdrive(name)[0] == "" else name
+    return name if relative.startswith(os.pardir) else relative
+
+
+def run(eqn: Any, values: Sequence[Any]) -> list[Any]:
+    """Run one equation of a jaxpr on values for all of its inputs, literals included."""
+    if not any(hasattr(leaf, "eqns") or hasattr(leaf, "jaxpr") for leaf in jax.tree.leaves(eqn.params)):
+        return bind(eqn, values)
+    # A primitive that holds jaxprs is bound in different ways in different releases: leave that to JAX.
+    unique = {v: value for v, value in zip(eqn.invars, values, strict=True) if not is_literal(v)}
+    jaxpr = jex.Jaxpr((), list(unique), list(eqn.outvars), [eqn], eqn.effects)
+    return list(jex.jaxpr_as_fun(jex.ClosedJaxpr(jaxpr, ()))(*unique.values()))
+
+
+def bind(eqn: Any, values: Sequence[Any], **overrides: Any) -> list[Any]:
+    """Bind the equation's primitive anew to `values`, with some of its parameters replaced."""
+    with eqn.ctx.manager:
+        out = eqn.primitive.bind(*values, **{**eqn.params, **overrides})
+    return list(out) if eqn.primitive.multiple_results else [out]
