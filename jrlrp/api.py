@@ -97,7 +97,9 @@ def _trace(fun, args, kwargs, argnums, composite, has_aux, target: Target | None
         aux_leaves: list[Any] = []
         if has_aux:
             if not (isinstance(out, tuple) and len(out) == 2):
-                raise ArgumentError(f"has_aux=True expects a function that returns (out, aux), not {type(out).__name__}.")
+                raise ArgumentError(
+                    f"has_aux=True expects a function that returns (out, aux), not {type(out).__name__}."
+                )
             out, aux = out
             aux_leaves, trees["aux"] = jax.tree.flatten(aux)
         out_leaves, trees["out"] = jax.tree.flatten(out)
@@ -124,7 +126,9 @@ def _indices(argnums: int | Sequence[int], count: int) -> tuple[int, ...]:
         if isinstance(i, bool) or not isinstance(i, (int, np.integer)):
             raise ArgumentError(f"argnums={argnums!r}: expected an int or a tuple of ints.")
         if not -count <= i < count:
-            raise ArgumentError(f"argnums={argnums!r} is out of range: the function was called with {count} argument(s).")
+            raise ArgumentError(
+                f"argnums={argnums!r} is out of range: the function was called with {count} argument(s)."
+            )
     indices = tuple(int(i) % count for i in given)
     if not indices or len(set(indices)) < len(indices):
         raise ArgumentError(f"argnums={argnums!r}: expected at least one argument, each once.")
@@ -287,9 +291,11 @@ def plan(
     """
     _check_callable(fun)
     traced = _trace(fun, args, kwargs, argnums, as_composite(rules, relative), has_aux)
-    rules_of = {} if traced.composite.gradient else {
-        node: rule for node in traced.graph.nodes if (rule := traced.composite.rule_for(node)) is not None
-    }
+    rules_of = (
+        {}
+        if traced.composite.gradient
+        else {node: rule for node in traced.graph.nodes if (rule := traced.composite.rule_for(node)) is not None}
+    )
     return make_plan(traced.graph, rules_of, traced.unsupported)
 
 

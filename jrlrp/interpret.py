@@ -1,4 +1,4 @@
-"""Run a graph forwards so that its pullback is relevance: each node is bound with its rule in place of its derivative."""
+"""Run a graph forwards so that its pullback is relevance: each node has its rule for a derivative."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

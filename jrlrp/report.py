@@ -103,5 +103,3 @@ def _ended(graph: Graph) -> list[str]:
                 places.append(f"{step.primitive}{place}, at {step.source or 'an unknown line'}")
             matters.update(v for v in step.inputs if v not in carrying)
     return list(dict.fromkeys(reversed(places)))
-
-

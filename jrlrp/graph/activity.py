@@ -68,7 +68,7 @@ class Flow:
         inner = {v for eqn in found for v in eqn.outputs if v is not sink and v in self.active}
         if any(v in self.outputs or not found.issuperset(self.uses[v]) for v in inner):
             return None
-        return [eqn for eqn in self.order(found)]
+        return self.order(found)
 
     def order(self, equations: Iterable[Equation]) -> list[Equation]:
         return sorted(equations, key=self.position.__getitem__)

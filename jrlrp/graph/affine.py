@@ -143,13 +143,13 @@ def _scale_layer(flow: Flow, links: dict[Var, Link], taken: set[Equation], v: Va
     """Return the longest elementwise affine layer that begins with `link`: batch norm alone, say."""
     (eqn,) = link.equations
     roles, steps = [link.role], [linear_step(flow, eqn, link.source)]
-    while (eqn := flow.only_use(v)) is not None and eqn not in taken:
-        after = links.get(eqn.output)
+    while (use := flow.only_use(v)) is not None and use not in taken:
+        after = links.get(use.output)
         if after is None or after.role in ("curve", "cast"):
             break
         roles.append(after.role)
-        steps.append(linear_step(flow, eqn, v))
-        v = eqn.output
+        steps.append(linear_step(flow, use, v))
+        v = use.output
     return Affine(
         kind="factor" if set(roles) == {"factor"} else "scale",
         equations=tuple(step.equation for step in steps),

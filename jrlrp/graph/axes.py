@@ -154,7 +154,9 @@ def _matrix_batch(eqn, operand, dim):
     return dim if dim < eqn.inputs[operand].ndim - 2 else None
 
 
-_SAME_PLACE = frozenset("pvary pcast pbroadcast ppermute psum psum_invariant mesh_cast reshard layout_constraint".split())
+_SAME_PLACE = frozenset(
+    "pvary pcast pbroadcast ppermute psum psum_invariant mesh_cast reshard layout_constraint".split()
+)
 _FINDERS = {
     "broadcast_in_dim": _broadcast,
     "transpose": _transposed,
@@ -181,7 +183,9 @@ _FINDERS = {
     ),
     **dict.fromkeys("cumsum cummax cummin cumprod cumlogsumexp".split(), _unless("axis")),
     **dict.fromkeys("reduce_window_sum reduce_window_max reduce_window_min".split(), _window),
-    **dict.fromkeys("scatter scatter-add scatter_add scatter-max scatter_max scatter-min scatter_min".split(), _scatter),
+    **dict.fromkeys(
+        "scatter scatter-add scatter_add scatter-max scatter_max scatter-min scatter_min".split(), _scatter
+    ),
 }
 
 # Primitives that make a constant out of constants: a value that does not vary stays so.
@@ -231,7 +235,8 @@ def example_axes(program: Program, explained: Iterable[Var], live: Iterable[Equa
     for eqn in live:
         there = {image(eqn, k, axes[v]) for k, v in enumerate(eqn.inputs) if v in axes}
         if there:
-            if None in there or len(there) > 1:
+            axis = there.pop()
+            if axis is None or there:
                 return {}
-            axes.update(dict.fromkeys(eqn.outputs, there.pop()))
+            axes.update(dict.fromkeys(eqn.outputs, axis))
     return axes

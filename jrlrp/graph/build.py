@@ -59,16 +59,19 @@ def build(program: Program, explained: Sequence[Var], outputs: Sequence[Var]) ->
 
 
 def _softmaxes(flow: Flow, taken: set[Equation]) -> list[Node]:
-    finder, nodes = SoftmaxFinder(flow.definition, flow.varying), []
+    finder = SoftmaxFinder(flow.definition, flow.varying)
+    nodes: list[Node] = []
     for eqn in flow.live:
         match = finder.match(eqn) if eqn.output in flow.active else None
-        region = match and not match.log and flow.region(eqn.output, match.logits)
-        if region and not taken.intersection(region):
-            taken.update(region)
+        if match is None or match.log:
+            continue
+        equations = flow.region(eqn.output, match.logits)
+        if equations and not taken.intersection(equations):
+            taken.update(equations)
             nodes.append(
                 Softmax(
                     kind="softmax",
-                    equations=tuple(region),
+                    equations=tuple(equations),
                     inputs=(match.logits,),
                     outputs=(eqn.output,),
                     dims=match.dims,
@@ -126,13 +129,17 @@ def _flatten(
     leaves: list[tuple[Var, bool]] = []
     tree: set[Equation] = set()
 
+    def joins(v: Var, use: Equation) -> Equation | None:
+        made = flow.definition.get(v)
+        if made is None or made.primitive not in family or made in taken or v.shape != root.output.shape:
+            return None
+        return made if len(flow.active_inputs(made)) == 2 and flow.only_use(v) is use else None
+
     def visit(eqn: Equation, odd: bool) -> None:
         tree.add(eqn)
         for k, v in enumerate(eqn.inputs):
             inverted = odd != (k == 1 and eqn.primitive == inverse)
-            inner = flow.definition.get(v)
-            joins = inner is not None and inner.primitive in family and inner not in taken
-            if joins and len(flow.active_inputs(inner)) == 2 and flow.only_use(v) is eqn and v.shape == root.output.shape:
+            if (inner := joins(v, eqn)) is not None:
                 visit(inner, inverted)
             else:
                 leaves.append((v, inverted))
@@ -201,16 +208,15 @@ def _placed(flow: Flow, nodes: list[Node]) -> list[Node]:
 
 def _schedule(flow: Flow, nodes: Iterable[Node]) -> tuple[Node | Equation, ...]:
     """Order nodes and plain equations; a plain equation is added wherever a value inside a node is wanted outside."""
-    steps: dict[int, Node | Equation] = {flow.position[node.equations[-1]]: node for node in nodes}
-    inside = {eqn for node in steps.values() for eqn in node.equations}
-    made = {v for node in steps.values() for v in node.outputs}
-    plain = [eqn for eqn in flow.program.equations if eqn not in inside]
-    needed = {v for eqn in plain for v in eqn.inputs}
-    needed.update(v for node in steps.values() for v in node.constants)
-    needed.update(flow.program.outputs)
+    at = {flow.position[node.equations[-1]]: node for node in nodes}
+    inside = {eqn for node in at.values() for eqn in node.equations}
+    made = {v for node in at.values() for v in node.outputs}
+    needed = set(flow.program.outputs).union(*(node.constants for node in at.values()))
+    plain: dict[int, Equation] = {}
     for eqn in reversed(flow.program.equations):
-        if eqn in inside and needed.intersection(eqn.outputs) - made:
-            plain.append(eqn)
+        wanted = needed.intersection(eqn.outputs)
+        if (eqn in inside and wanted - made) or (eqn not in inside and (wanted or eqn.has_effects)):
+            plain[flow.position[eqn]] = eqn
             needed.update(eqn.inputs)
-    live = {flow.position[eqn]: eqn for eqn in plain if needed.intersection(eqn.outputs) or eqn.has_effects}
-    return tuple({**live, **steps}[k] for k in sorted({**live, **steps}))
+    steps: dict[int, Node | Equation] = {**plain, **at}
+    return tuple(steps[k] for k in sorted(steps))

@@ -107,8 +107,8 @@ def _beside_movement(eqn: Equation, data: Sequence[int], companions: _Companions
     overrides = {"fill_value": 0.0} if "fill_value" in eqn.params else {}
 
     def move(*values):
-        values = [jnp.zeros(jnp.shape(v), np.float32) if k in plain else v for k, v in enumerate(values)]
-        return eqn.bind(values, **overrides)
+        moved = [jnp.zeros(jnp.shape(v), np.float32) if k in plain else v for k, v in enumerate(values)]
+        return eqn.bind(moved, **overrides)
 
     return Added(CARRY, inputs, (out,), {}, eqn.path, eqn.source, None, move)
 

@@ -137,7 +137,8 @@ def activations(flow: Flow, links: dict[Var, Link]) -> list[Curve]:
 
 def _lead_in(flow: Flow, links: dict[Var, Link], ending: dict[Var, Curve], link: Link) -> Curve:
     """Return what of the steps before a curve belongs to it: scalar factors and offsets, and an activation."""
-    source, equations = link.source, ()
+    source: Var = link.source
+    equations: tuple[Equation, ...] = ()
     while _used_within(flow, source, (*link.equations, *equations)):
         if source in ending:
             before = ending.pop(source)
@@ -151,4 +152,3 @@ def _lead_in(flow: Flow, links: dict[Var, Link], ending: dict[Var, Curve], link:
 
 def _used_within(flow: Flow, v: Var, equations: tuple[Equation, ...]) -> bool:
     return v not in flow.outputs and set(equations).issuperset(flow.uses[v])
-

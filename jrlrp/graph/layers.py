@@ -34,7 +34,9 @@ class Layer:
 
     def run(self, *inputs: Array) -> tuple[Array, ...]:
         """Evaluate the node on inputs of the user's dtypes."""
-        return self._node.run([x.astype(v.dtype) for x, v in zip(inputs, self._node.inputs, strict=True)], self._constants)
+        return self._node.run(
+            [x.astype(v.dtype) for x, v in zip(inputs, self._node.inputs, strict=True)], self._constants
+        )
 
     def value(self, v: Var) -> Array:
         """Return the value of one of the node's constants."""

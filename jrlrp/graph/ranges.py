@@ -179,7 +179,7 @@ _RULES: dict[str, Callable] = {
     "conv_general_dilated": _contraction,
     **dict.fromkeys(
         """broadcast_in_dim reshape transpose squeeze slice rev convert_element_type reduce_precision reduce_max
-        reduce_min cummax cummin stop_gradient dynamic_slice sharding_constraint copy floor_ device_put sort top_k
+        reduce_min cummax cummin stop_gradient dynamic_slice sharding_constraint copy device_put sort top_k
         split unstack tile real""".split(),
         _keep,
     ),

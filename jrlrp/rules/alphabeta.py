@@ -54,8 +54,7 @@ class AlphaBeta(Rule):
         for factor, positive in ((self.alpha, True), (self.beta, False)):
             if isinstance(factor, (int, float)) and factor == 0:
                 continue
-            weights = [_weight(layer, positive == part_positive) for _, part_positive in parts]
-            used = [(v, w) for (v, _), w in zip(parts, weights, strict=True) if w is not False]
+            used = _contributions(layer, parts, positive)
             if not used:
                 continue
             z = sum(layer.map(v, w) for v, w in used)
@@ -76,11 +75,15 @@ def _signed_parts(x: Array, known: tuple[float, float]) -> list[tuple[Array, boo
     return [(jnp.maximum(x, 0), True), (jnp.minimum(x, 0), False)]
 
 
-def _weight(layer: Any, positive: bool) -> Array | None | bool:
-    """Return the part of the weights of one sign; None for a map of no other sign, False for one of none."""
+def _contributions(layer: Any, parts: list[tuple[Array, bool]], positive: bool) -> list[tuple[Array, Array | None]]:
+    """Return the parts of the input, each with the weights that make contributions of one sign out of it.
+
+    A map without weights (None) has no negative entries.
+    """
     if layer.weight is None:
-        return None if positive else False
-    return jnp.maximum(layer.weight, 0) if positive else jnp.minimum(layer.weight, 0)
+        return [(v, None) for v, sign in parts if sign == positive]
+    split = {True: jnp.maximum(layer.weight, 0), False: jnp.minimum(layer.weight, 0)}
+    return [(v, split[sign == positive]) for v, sign in parts]
 
 
 @dataclass(frozen=True, repr=False)

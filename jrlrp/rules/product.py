@@ -6,6 +6,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from jrlrp.errors import RuleError
 from jrlrp.rules.base import Array, Rule
 from jrlrp.rules.epsilon import LINEAR_KINDS, Epsilon
 
@@ -27,8 +28,8 @@ class SignalTakesAll(Rule):
     linear: Rule = Epsilon()
 
     def __post_init__(self) -> None:
-        if not isinstance(self.linear, Rule) or not LINEAR_KINDS <= self.linear.kinds:
-            raise TypeError(f"SignalTakesAll(linear={self.linear!r}): expected a rule of linear layers, Epsilon() say.")
+        if not (isinstance(self.linear, Rule) and self.linear.kinds >= LINEAR_KINDS):
+            raise RuleError(f"SignalTakesAll(linear={self.linear!r}): expected a rule of linear layers, Epsilon() say.")
 
     def __call__(self, layer: Any, inputs: Sequence[Array], output: Array, relevance: Array) -> tuple[Array, ...]:
         gates = layer.gates if any(layer.gates) and not all(layer.gates) else (False,) * len(inputs)

@@ -138,9 +138,7 @@ class _Inliner:
                 outputs = arguments
             else:
                 outputs = [_variable(v) for v in eqn.outvars]
-                equation = Equation(
-                    eqn.primitive.name, tuple(arguments), tuple(outputs), eqn.params, here, line, eqn
-                )
+                equation = Equation(eqn.primitive.name, tuple(arguments), tuple(outputs), eqn.params, here, line, eqn)
                 self.equations.append(equation)
             scope.update(zip(eqn.outvars, outputs, strict=True))
         return [read(v) for v in jaxpr.outvars]

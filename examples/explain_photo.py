@@ -1,0 +1,130 @@
+"""Explain a photograph: which pixels made an ImageNet network see what it sees, and which spoke against it.
+
+python examples/explain_photo.py --image cat.jpg --class "tabby" --rules relative,epsilon_plus
+"""
+
+import argparse
+import sys
+from importlib.resources import files
+from pathlib import Path
+
+import efficientnet_lite0 as network
+import jax
+import jax.numpy as jnp
+import matplotlib
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+from rich.console import Console
+from rich.table import Table
+
+import jrlrp
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+PRESETS = {
+    "relative": jrlrp.relative,
+    "epsilon": jrlrp.epsilon,
+    "epsilon_plus": jrlrp.epsilon_plus,
+    "gradient_times_input": jrlrp.gradient_times_input,
+}
+TITLES = {
+    "relative": "R-LRP",
+    "epsilon": "ε",
+    "epsilon_plus": "ε-plus (z⁺ for convolutions)",
+    "gradient_times_input": "gradient × input",
+}
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--image", type=Path, help="a photograph; without it, a cat (scikit-image's chelsea)")
+    parser.add_argument("--class", dest="label", help="a class's name or number; default: the top class")
+    parser.add_argument("--rules", default="relative,epsilon_plus", help=f"presets, of {', '.join(PRESETS)}")
+    parser.add_argument("--output", type=Path, default=Path("out/photo.png"), help="where the picture goes")
+    parsed = parser.parse_args()
+    parsed.rules = [name.strip() for name in parsed.rules.split(",")]
+    for name in parsed.rules:
+        if name not in PRESETS:
+            parser.error(f"there is no preset {name!r}; choose of {', '.join(PRESETS)}")
+    return parsed
+
+
+def open_photo(path: Path | None) -> Image.Image:
+    try:
+        return Image.open(path or Path(str(files("skimage"))) / "data" / "chelsea.png")
+    except (FileNotFoundError, UnidentifiedImageError, IsADirectoryError):
+        sys.exit(f"{path} is no picture that can be opened.")
+
+
+def class_index(label: str | None, logits: jax.Array, names: list[str]) -> int:
+    """Return the class named by the user: a number, a full name, or the most probable of those that contain it."""
+    if label is None:
+        return int(logits.argmax())
+    if label.isdigit() and int(label) < len(names):
+        return int(label)
+    wanted = label.lower()
+    found = [k for k, name in enumerate(names) if name.lower() == wanted]
+    found = found or [k for k, name in enumerate(names) if wanted in name.lower()]
+    if not found:
+        sys.exit(f"no class of ImageNet is named {label!r}.")
+    return max(found, key=lambda k: float(logits[k]))
+
+
+def show_classes(console: Console, logits: jax.Array, names: list[str], chosen: int) -> None:
+    probabilities = jax.nn.softmax(logits)
+    table = Table("class", "probability", "logit", title="What the network sees")
+    for k in [int(k) for k in jnp.argsort(-logits)[:5]]:
+        style = "bold" if k == chosen else None
+        table.add_row(names[k], f"{probabilities[k]:.3f}", f"{logits[k]:.2f}", style=style)
+    console.print(table)
+
+
+def draw(photo: Image.Image, maps: dict[str, np.ndarray], label: str, output: Path) -> None:
+    """Write the photograph and its maps side by side, each map centred at zero and scaled by itself.
+
+    Colour goes with the square root of relevance: few pixels carry most of it.
+    """
+    figure, axes = plt.subplots(1, 1 + len(maps), figsize=(4 * (1 + len(maps)), 4.6), layout="constrained")
+    axes[0].imshow(photo)
+    axes[0].set_title("photograph")
+    for axis, (name, relevance) in zip(axes[1:], maps.items(), strict=True):
+        limit = np.quantile(np.abs(relevance), 0.995) or 1.0
+        shown = axis.imshow(np.sign(relevance) * np.sqrt(np.abs(relevance) / limit), cmap="RdBu_r", vmin=-1, vmax=1)
+        axis.set_title(TITLES[name])
+    for axis in axes:
+        axis.axis("off")
+    figure.suptitle(f"What speaks for “{label.split(',')[0]}”")
+    bar = figure.colorbar(shown, ax=axes[1:], shrink=0.8, ticks=[-1, 0, 1], label="√ relevance, signed")
+    bar.ax.set_yticklabels(["against", "0", "for"])
+    output.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(output, dpi=110)
+    plt.close(figure)
+
+
+def main() -> None:
+    options, console = arguments(), Console()
+    photo = network.crop(open_photo(options.image))
+    x, variables, names = network.preprocess(photo), network.load(), network.class_names()
+    model = network.EfficientNetLite0()
+
+    def fn(x: jax.Array) -> jax.Array:
+        return model.apply(variables, x)
+
+    logits = jax.jit(fn)(x)[0]
+    chosen = class_index(options.label, logits, names)
+    show_classes(console, logits, names, chosen)
+    console.print(f"Plan: {jrlrp.plan(fn, x).summary()}")
+
+    maps = {}
+    for name in options.rules:
+        relevance = jax.jit(jrlrp.relevance(fn, rules=PRESETS[name](), target=chosen))(x)
+        maps[name] = np.asarray(relevance[0].sum(-1))
+        total, positive = maps[name].sum(), maps[name].clip(0).sum()
+        console.print(f"{TITLES[name]}: {total:.3g} in all, {positive:.3g} for and {total - positive:.3g} against")
+    draw(photo, maps, names[chosen], options.output)
+    console.print(f"The picture is in {options.output}")
+
+
+if __name__ == "__main__":
+    main()
