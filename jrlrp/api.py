@@ -80,7 +80,10 @@ class _Traced:
             raise UnsupportedError(self.unsupported)
         rules = choose_rules(self.composite, self.graph.nodes, unknown)
         gradient = self.composite.gradient
-        return _Prepared(self.graph, rules, gradient, self.inputs, self.in_tree, self.out_tree, self.aux_tree)
+        inputs = {v: jnp.asarray(leaf, v.dtype) for v, leaf in self.inputs.items()}
+        carriers = self.graph.program.inputs[len(inputs) :]
+        inputs.update({c: jnp.zeros(c.shape, c.dtype) for c in carriers})
+        return _Prepared(self.graph, rules, gradient, inputs, self.in_tree, self.out_tree, self.aux_tree)
 
 
 def _trace(fun, args, kwargs, argnums, composite, has_aux, target: Target | None = None) -> _Traced:
@@ -97,9 +100,7 @@ def _trace(fun, args, kwargs, argnums, composite, has_aux, target: Target | None
         aux_leaves: list[Any] = []
         if has_aux:
             if not (isinstance(out, tuple) and len(out) == 2):
-                raise ArgumentError(
-                    f"has_aux=True expects a function that returns (out, aux), not {type(out).__name__}."
-                )
+                raise ArgumentError(f"has_aux=True: expected fun to return (out, aux), not {type(out).__name__}.")
             out, aux = out
             aux_leaves, trees["aux"] = jax.tree.flatten(aux)
         out_leaves, trees["out"] = jax.tree.flatten(out)
@@ -115,8 +116,7 @@ def _trace(fun, args, kwargs, argnums, composite, has_aux, target: Target | None
     program, carriers = add_carriers(program, [v for v in own if jnp.issubdtype(v.dtype, jnp.integer)])
     graph = build(program, [carriers.get(v, v) for v in own], outputs)
     unsupported = [] if composite.gradient else [node for node in graph.nodes if node.kind == "opaque"]
-    inputs = {v: jnp.asarray(leaf, v.dtype) for v, leaf in zip(own, leaves, strict=True)}
-    inputs.update({c: jnp.zeros(c.shape, c.dtype) for c in carriers.values()})
+    inputs = dict(zip(own, leaves, strict=True))
     return _Traced(graph, composite, unsupported, inputs, in_tree, trees["out"], trees["aux"])
 
 

@@ -38,7 +38,8 @@ class UnsupportedError(JrlrpError, NotImplementedError):
         )
 
 
-def describe(node: Any) -> str:
-    """Name a node by primitive, module path and the user's line."""
-    place = f" in {node.path}" if node.path else ""
-    return f"{node.equations[-1].primitive}{place}, at {node.source or 'an unknown line'}"
+def describe(item: Any) -> str:
+    """Name a node or an equation by primitive, module path and the user's line."""
+    primitive = getattr(item, "primitive", None) or item.equations[-1].primitive
+    place = f" in {item.path}" if item.path else ""
+    return f"{primitive}{place}, at {item.source or 'an unknown line'}"

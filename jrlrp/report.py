@@ -4,10 +4,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from jrlrp.errors import describe
 from jrlrp.graph.build import Graph
 from jrlrp.graph.nodes import KINDS, Node
 from jrlrp.rules.base import Rule
-from jrlrp.trace.inline import Equation
 
 
 @dataclass(frozen=True)
@@ -79,27 +79,13 @@ def _row(node: PlanNode) -> tuple[str, ...]:
 def make_plan(graph: Graph, rules: Mapping[Node, Rule], unsupported: Sequence[Node]) -> Plan:
     """Return the plan of a graph with the rules chosen for it."""
     rows = {node: _plan_node(node, rules.get(node)) for node in graph.nodes}
-    return Plan(tuple(rows.values()), [rows[node] for node in unsupported], tuple(_ended(graph)))
+    return Plan(
+        tuple(rows.values()),
+        [rows[node] for node in unsupported],
+        tuple(dict.fromkeys(describe(eqn) for eqn in graph.ended)),
+    )
 
 
 def _plan_node(node: Node, rule: Rule | None) -> PlanNode:
     primitives = tuple(eqn.primitive for eqn in node.equations)
     return PlanNode(node.path, node.kind, rule, node.shape, node.source, primitives, node.first, node.last)
-
-
-def _ended(graph: Graph) -> list[str]:
-    """Describe the plain equations that read a value with relevance, but for those that serve an activation."""
-    carrying = {v for node in graph.nodes for v in node.outputs} | set(graph.explained)
-    steering = {
-        v for node in graph.nodes if node.kind in ("activation", "softmax") for v in (*node.constants, *node.inputs)
-    }
-    matters = {v for node in graph.nodes for v in node.constants} - steering
-    matters.update(graph.outputs)
-    places = []
-    for step in reversed(graph.steps):
-        if isinstance(step, Equation) and matters.intersection(step.outputs):
-            if carrying.intersection(step.inputs):
-                place = f" in {step.path}" if step.path else ""
-                places.append(f"{step.primitive}{place}, at {step.source or 'an unknown line'}")
-            matters.update(v for v in step.inputs if v not in carrying)
-    return list(dict.fromkeys(reversed(places)))

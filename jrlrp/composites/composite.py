@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from jrlrp.errors import ArgumentError, RuleError, describe
-from jrlrp.graph.nodes import AFFINE, GROUPS, KINDS, Node
+from jrlrp.graph.nodes import GROUPS, KINDS, Node
 from jrlrp.rules.base import Rule
 from jrlrp.rules.epsilon import Epsilon, Zero
 from jrlrp.rules.pooling import WinnerTakesAll
@@ -144,8 +144,8 @@ def as_composite(rules: Any, default: Callable[[], Composite]) -> Composite:
     if isinstance(rules, Composite):
         return rules
     if isinstance(rules, Rule):
-        if not rules.kinds.intersection(AFFINE):
-            raise ArgumentError(f"rules={rules!r} serves no affine layer; put it in a Composite with a base.")
+        if not rules.kinds.issuperset({"conv", "dense"}):
+            raise ArgumentError(f"rules={rules!r} serves no conv and dense layers; put it in a Composite with a base.")
         return Composite([*classical(0.0 if isinstance(rules, Zero) else 1e-6), (match("affine"), rules)])
     hint = ": call it" if callable(rules) else ""
     raise ArgumentError(f"rules={rules!r}: expected a composite, epsilon_plus() say, a rule or None{hint}.")

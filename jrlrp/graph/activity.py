@@ -6,8 +6,9 @@ from dataclasses import dataclass, field, replace
 
 import jax.numpy as jnp
 
-from jrlrp.graph.axes import varying_axes
+from jrlrp.graph.axes import uniform_values, varying_axes
 from jrlrp.graph.kinds import is_pointwise, meaning_of
+from jrlrp.graph.patterns import SoftmaxFinder, SoftmaxMatch
 from jrlrp.graph.ranges import Range, value_ranges
 from jrlrp.trace.inline import Added, Equation, Literal, Program, Var
 
@@ -21,9 +22,12 @@ class Flow:
       outputs: the variables that relevance starts from.
       live: the equations that reach `outputs`, in order.
       active: the variables that carry relevance.
+      ended: the equations at which relevance ends: they read a value that could carry it, and make none that can.
       dependent: the variables whose values depend on the explained inputs, whether or not they carry relevance.
       definition, uses: the equation that makes a variable; the active equations that hand it relevance.
+      softmaxes: the softmaxes and log-softmaxes found.
       ranges, varying: of every variable, its interval and the dimensions along which it may vary.
+      uniform, numbers: the variables that are one scalar throughout; those of them that are numbers in the program.
     """
 
     program: Program
@@ -31,18 +35,26 @@ class Flow:
     outputs: tuple[Var, ...]
     live: tuple[Equation, ...]
     active: frozenset[Var]
+    ended: tuple[Equation, ...]
     dependent: frozenset[Var]
     definition: dict[Var, Equation] = field(repr=False)
     uses: dict[Var, list[Equation]] = field(repr=False)
+    softmaxes: tuple[SoftmaxMatch, ...]
     ranges: dict[Var, Range] = field(repr=False)
     varying: dict[Var, frozenset[int]] = field(repr=False)
+    uniform: set[Var] = field(repr=False)
+    numbers: set[Var] = field(repr=False)
 
     def range(self, v: Var) -> Range:
         return (float(v.value), float(v.value)) if isinstance(v, Literal) else self.ranges[v]
 
     def is_scalar(self, v: Var) -> bool:
-        """Tell whether all entries of a variable are equal."""
-        return not self.varying.get(v, frozenset())
+        """Tell whether all entries of a variable are those of one scalar."""
+        return isinstance(v, Literal) or v in self.uniform
+
+    def is_number(self, v: Var) -> bool:
+        """Tell whether a variable is a number that stands in the program, in whatever shape."""
+        return isinstance(v, Literal) or v in self.numbers
 
     def active_inputs(self, eqn: Equation) -> list[Var]:
         return [v for v in eqn.inputs if v in self.active]
@@ -149,15 +161,24 @@ def analyse(program: Program, explained: Sequence[Var], outputs: Sequence[Var]) 
             for v in dict.fromkeys(eqn.inputs):
                 if v in active:
                     uses[v].append(eqn)
+    definition = {v: eqn for eqn in program.equations for v in eqn.outputs}
+    varying = varying_axes(program)
+    uniform, numbers = uniform_values(program)
+    finder = SoftmaxFinder(definition, varying)
+    softmaxes = [match for eqn in live if (match := finder.match(eqn)) is not None]
     return Flow(
         program=program,
         explained=tuple(explained),
         outputs=tuple(outputs),
         live=live,
         active=active,
+        ended=tuple(e for e in live if carrying.intersection(e.inputs) and not carrying.intersection(e.outputs)),
         dependent=frozenset(_forward(program.equations, explained, ended=False)),
-        definition={v: eqn for eqn in program.equations for v in eqn.outputs},
+        definition=definition,
         uses=uses,
-        ranges=value_ranges(program),
-        varying=varying_axes(program),
+        softmaxes=tuple(softmaxes),
+        ranges=value_ranges(program, {match.output: (0.0, 1.0) for match in softmaxes if not match.log}),
+        varying=varying,
+        uniform=uniform,
+        numbers=numbers,
     )

@@ -132,7 +132,7 @@ def _per_channel(flow: Flow, step: Step, places: Iterable[Axis | None]) -> Step 
     """Say where the scale's constant varies in terms of the weights' axes; None if it varies elsewhere too."""
     assert step.constant is not None
     dims = [p.dim if p is not None and p.inner * p.outer == 1 else None for p in places]
-    if isinstance(step.constant, Literal) or step.constant.ndim == 0:
+    if isinstance(step.constant, Literal) or not step.constant.shape:
         return Step(step.equation, "scale", step.constant, step.invert, places=(None,) * len(dims))
     if not flow.varying[step.constant] <= set(dims):
         return None

@@ -221,6 +221,24 @@ def _all(v: Var) -> frozenset[int]:
     return frozenset() if isinstance(v, Literal) else frozenset(d for d, n in enumerate(v.shape) if n != 1)
 
 
+def uniform_values(program: Program) -> tuple[set[Var], set[Var]]:
+    """Return the variables all of whose entries are one scalar's, and those of them that are numbers in the program.
+
+    A scalar is a value of shape (): an array with one entry is an array, like the bias of a layer with one unit.
+    """
+    uniform = {v for v in (*program.inputs, *program.constants) if not v.shape}
+    numbers: set[Var] = set()
+    for eqn in program.equations:
+        if not (is_pointwise(eqn.primitive) or eqn.primitive in _CONSTANCY) or not eqn.inputs:
+            uniform.update(v for v in eqn.outputs if not v.shape)
+            continue
+        if all(isinstance(v, Literal) or v in uniform for v in eqn.inputs):
+            uniform.update(eqn.outputs)
+        if all(isinstance(v, Literal) or v in numbers for v in eqn.inputs):
+            numbers.update(eqn.outputs)
+    return uniform | numbers, numbers
+
+
 def example_axes(program: Program, explained: Iterable[Var], live: Iterable[Equation]) -> dict[Var, Axis]:
     """Return for each variable that depends on the explained inputs the axis of its independent examples.
 

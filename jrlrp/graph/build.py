@@ -10,7 +10,6 @@ from jrlrp.graph.carriers import CARRY, EMBEDDING
 from jrlrp.graph.elementwise import Link, activations, elementwise_links
 from jrlrp.graph.kinds import meaning_of
 from jrlrp.graph.nodes import MIXING, Activation, Choice, Movement, Node, Opaque, Product, Softmax, Sum
-from jrlrp.graph.patterns import SoftmaxFinder
 from jrlrp.trace.inline import Equation, Program, Var
 
 
@@ -21,6 +20,7 @@ class Graph:
     Attributes:
       steps: what is to be evaluated, in order: nodes, and the plain equations that hand on no relevance.
       explained, outputs: the variables at which relevance ends and begins.
+      ended: the equations at which relevance ends, but for those that only steer an activation or shift a softmax.
       axes: the axis of independent examples of each variable; empty if there is but one example.
     """
 
@@ -28,6 +28,7 @@ class Graph:
     steps: tuple[Node | Equation, ...] = field(repr=False)
     explained: tuple[Var, ...]
     outputs: tuple[Var, ...]
+    ended: tuple[Equation, ...]
     axes: dict = field(repr=False)
 
     @property
@@ -55,17 +56,15 @@ def build(program: Program, explained: Sequence[Var], outputs: Sequence[Var]) ->
     axes = example_axes(program, explained, flow.live)
     nodes = [_informed(flow, axes, node) for node in nodes]
     nodes = _placed(flow, sorted(nodes, key=lambda node: flow.position[node.equations[-1]]))
-    return Graph(program, _schedule(flow, nodes), tuple(explained), tuple(outputs), axes)
+    return Graph(program, _schedule(flow, nodes), tuple(explained), tuple(outputs), _ended(flow, nodes), axes)
 
 
 def _softmaxes(flow: Flow, taken: set[Equation]) -> list[Node]:
-    finder = SoftmaxFinder(flow.definition, flow.varying)
     nodes: list[Node] = []
-    for eqn in flow.live:
-        match = finder.match(eqn) if eqn.output in flow.active else None
-        if match is None or match.log:
+    for match in flow.softmaxes:
+        if match.log or match.output not in flow.active:
             continue
-        equations = flow.region(eqn.output, match.logits)
+        equations = flow.region(match.output, match.logits)
         if equations and not taken.intersection(equations):
             taken.update(equations)
             nodes.append(
@@ -73,7 +72,7 @@ def _softmaxes(flow: Flow, taken: set[Equation]) -> list[Node]:
                     kind="softmax",
                     equations=tuple(equations),
                     inputs=(match.logits,),
-                    outputs=(eqn.output,),
+                    outputs=(match.output,),
                     dims=match.dims,
                 )
             )
@@ -220,3 +219,12 @@ def _schedule(flow: Flow, nodes: Iterable[Node]) -> tuple[Node | Equation, ...]:
             needed.update(eqn.inputs)
     steps: dict[int, Node | Equation] = {**plain, **at}
     return tuple(steps[k] for k in sorted(steps))
+
+
+def _ended(flow: Flow, nodes: Iterable[Node]) -> tuple[Equation, ...]:
+    steered = [node for node in nodes if node.kind in ("activation", "softmax")]
+    matter = {v for node in nodes if node not in steered for v in node.constants} | set(flow.outputs)
+    for eqn in reversed(flow.live):  # what the others make of the values matters as they do
+        if matter.intersection(eqn.outputs) and not flow.active.intersection(eqn.outputs):
+            matter.update(eqn.inputs)
+    return tuple(eqn for eqn in flow.ended if matter.intersection(eqn.outputs))

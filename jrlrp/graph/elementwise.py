@@ -16,7 +16,7 @@ from jrlrp.trace.inline import Equation, Var
 class Link:
     """How a value depends on its source.
 
-    `role` is "curve", "cast", or of a linear step "factor" or "offset" (by a scalar), "scale" or "shift" (by an array).
+    `role` is "curve", "cast", or of a linear step "factor" (scalar), "offset" (number), "scale" or "shift".
     """
 
     source: Var
@@ -103,10 +103,9 @@ def linear_role(flow: Flow, eqn: Equation, x: Var) -> tuple[str, Var | None]:
     if meaning_of(eqn.primitive) != "arithmetic" or (eqn.primitive == "div" and eqn.inputs[1] is x):
         return "curve", None
     constant = eqn.inputs[1] if eqn.inputs[0] is x else eqn.inputs[0]
-    scalar = flow.is_scalar(constant)
     if eqn.primitive in ("mul", "div"):
-        return ("factor" if scalar else "scale"), constant
-    return ("offset" if scalar else "shift"), constant
+        return ("factor" if flow.is_scalar(constant) else "scale"), constant
+    return ("offset" if flow.is_number(constant) else "shift"), constant  # a scalar parameter is a bias
 
 
 @dataclass(frozen=True)

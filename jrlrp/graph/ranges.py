@@ -1,7 +1,7 @@
 """The interval [lo, hi] that each variable's entries lie in: a known sign saves work, [0, 1] marks a gate."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -11,8 +11,11 @@ Range = tuple[float, float]
 UNKNOWN: Range = (-math.inf, math.inf)
 
 
-def value_ranges(program: Program) -> dict[Var, Range]:
-    """Return the range of every variable; inputs and arrays are unknown, but for what their dtype says."""
+def value_ranges(program: Program, known: Mapping[Var, Range]) -> dict[Var, Range]:
+    """Return the range of every variable, given what is `known` of some.
+
+    Inputs and arrays are unknown but for what their dtype says.
+    """
     ranges = {v: _of_dtype(v) for v in (*program.inputs, *program.constants)}
 
     def read(v: Var) -> Range:
@@ -23,7 +26,7 @@ def value_ranges(program: Program) -> dict[Var, Range]:
 
     for eqn in program.equations:
         for out in eqn.outputs:
-            ranges[out] = _intersect(_range(eqn, [read(v) for v in eqn.inputs]), _of_dtype(out))
+            ranges[out] = _intersect(_range(eqn, [read(v) for v in eqn.inputs]), known.get(out, _of_dtype(out)))
     return ranges
 
 

@@ -92,16 +92,15 @@ def _shortened(name: str) -> str:
 
 def run(eqn: Any, values: Sequence[Any]) -> list[Any]:
     """Run one equation of a jaxpr on values for all of its inputs, literals included."""
-    if not any(hasattr(leaf, "eqns") or hasattr(leaf, "jaxpr") for leaf in jax.tree.leaves(eqn.params)):
-        return bind(eqn, values)
-    # A primitive that holds jaxprs is bound in different ways in different releases: leave that to JAX.
-    unique = {v: value for v, value in zip(eqn.invars, values, strict=True) if not is_literal(v)}
-    jaxpr = jex.Jaxpr((), list(unique), list(eqn.outvars), [eqn], eqn.effects)
-    return list(jex.jaxpr_as_fun(jex.ClosedJaxpr(jaxpr, ()))(*unique.values()))
+    return _bind(eqn, values, eqn.primitive.get_bind_params(eqn.params))
 
 
 def bind(eqn: Any, values: Sequence[Any], **overrides: Any) -> list[Any]:
     """Bind the equation's primitive anew to `values`, with some of its parameters replaced."""
-    with eqn.ctx.manager:
-        out = eqn.primitive.bind(*values, **{**eqn.params, **overrides})
+    return _bind(eqn, values, {**eqn.params, **overrides})
+
+
+def _bind(eqn: Any, values: Sequence[Any], params: dict[str, Any]) -> list[Any]:
+    with eqn.ctx.manager, source_info_util.user_context(eqn.source_info.traceback):
+        out = eqn.primitive.bind(*values, **params)
     return list(out) if eqn.primitive.multiple_results else [out]

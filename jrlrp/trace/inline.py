@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import jax
 import numpy as np
 
 from jrlrp.trace import compat
@@ -109,12 +108,9 @@ class _Inliner:
         self._known: dict[int, Var] = {}
 
     def constant(self, value: Any, like: Any) -> Var:
-        """Return one variable for each distinct array; a known scalar becomes a literal."""
+        """Return one variable for each distinct array."""
         if id(value) not in self._known:
-            if not like.aval.shape and not isinstance(value, jax.core.Tracer) and _is_plain(like.aval.dtype):
-                self._known[id(value)] = Literal(value, like.aval.dtype)
-            else:
-                self._known[id(value)] = _variable(like)
+            self._known[id(value)] = _variable(like)
             self.constants[self._known[id(value)]] = value  # keeps the array, and so its id, alive
         return self._known[id(value)]
 
@@ -142,7 +138,3 @@ class _Inliner:
                 self.equations.append(equation)
             scope.update(zip(eqn.outvars, outputs, strict=True))
         return [read(v) for v in jaxpr.outvars]
-
-
-def _is_plain(dtype: Any) -> bool:
-    return not jax.dtypes.issubdtype(dtype, jax.dtypes.extended)

@@ -1,0 +1,189 @@
+"""Each affine rule, entry by entry, against an explicit matrix, on every kind of affine layer."""
+
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+
+import jrlrp
+
+RULES = {
+    "zero": (jrlrp.Zero(), oracles.zero),
+    "zero, bias ignored": (jrlrp.Zero(bias="ignore"), partial(oracles.zero, bias="ignore")),
+    "epsilon": (jrlrp.Epsilon(), oracles.epsilon_rule),
+    "epsilon 0.3": (jrlrp.Epsilon(0.3), partial(oracles.epsilon_rule, epsilon=0.3)),
+    "epsilon, bias ignored": (jrlrp.Epsilon(0.1, "ignore"), partial(oracles.epsilon_rule, epsilon=0.1, bias="ignore")),
+    "alpha 2 beta -1": (jrlrp.AlphaBeta(), oracles.alphabeta),
+    "alpha 1.5 beta -0.5": (jrlrp.AlphaBeta(1.5, -0.5), partial(oracles.alphabeta, alpha=1.5, beta=-0.5)),
+    "alpha beta, bias ignored": (jrlrp.AlphaBeta(bias="ignore"), partial(oracles.alphabeta, bias="ignore")),
+    "zplus": (jrlrp.ZPlus(), oracles.zplus),
+    "relative": (jrlrp.Relative(), oracles.relative),
+}
+
+
+def normal(seed, *shape):
+    return np.random.default_rng(seed).normal(size=shape)  # NumPy keeps float64 when the module is imported
+
+
+def conv(x, w, **options):
+    options = {"window_strides": (1, 1), "padding": "SAME", "dimension_numbers": ("NHWC", "HWIO", "NHWC"), **options}
+    return jax.lax.conv_general_dilated(x, w, **options)
+
+
+W, B, S = normal(1, 5, 4), normal(2, 4), normal(3, 4)
+K, C = normal(4, 3, 3, 2, 4), normal(5, 4)
+IMAGE = (1, 6, 6, 2)
+
+# Every layer has an active input of the shape given and is one node of the plan.
+LAYERS = {
+    "dense": (lambda x: x @ W, (5,)),
+    "dense and bias": (lambda x: x @ W + B, (5,)),
+    "dense, weights on the left": (lambda x: jnp.dot(W.T, x) + B, (5,)),
+    "dense, transposed output": (lambda x: (x @ W).T + B[:, None], (1, 5)),
+    "dense, scale then bias": (lambda x: (x @ W) * S + B, (5,)),
+    "dense, bias then scale then bias": (lambda x: ((x @ W) - B) / S + C, (5,)),
+    "dense, constant minus": (lambda x: C - (x @ W + B) * S, (5,)),
+    "dense, negated": (lambda x: -(x @ W + B), (5,)),
+    "dense, scalar factor and offset": (lambda x: (x @ W + B) * -3.0 + 0.5, (5,)),
+    "dense, reshaped before its bias": (lambda x: (x @ W).reshape(2, 2) + B.reshape(2, 2), (5,)),
+    "dense, squeezed before batch norm": (lambda x: (jnp.squeeze(x @ W, 0) - B) * S + C, (1, 5)),
+    "einsum": (lambda x: jnp.einsum("ijk,jlk->il", x, normal(6, 3, 4, 2)) + B, (1, 3, 2)),
+    "batched dot_general": (lambda x: jnp.einsum("bij,bjk->bik", x, normal(7, 2, 3, 4)) + B, (2, 2, 3)),
+    "conv": (lambda x: conv(x, K), IMAGE),
+    "conv, bias": (lambda x: conv(x, K) + C, IMAGE),
+    "conv, strided": (lambda x: conv(x, K, window_strides=(2, 1), padding="VALID") + C, IMAGE),
+    "conv, dilated": (lambda x: conv(x, K, rhs_dilation=(2, 2)) + C, IMAGE),
+    "conv, transposed": (lambda x: conv(x, K, lhs_dilation=(2, 2), padding=((1, 2), (1, 2))) + C, IMAGE),
+    "conv, grouped": (lambda x: conv(x, normal(8, 3, 3, 1, 4), feature_group_count=2) + C, IMAGE),
+    "conv, NCHW": (
+        lambda x: conv(x, K.transpose(3, 2, 0, 1), dimension_numbers=("NCHW", "OIHW", "NCHW")) * C[:, None, None],
+        (1, 2, 6, 6),
+    ),
+    "conv, batch norm": (lambda x: (conv(x, K) + B - C) / jnp.sqrt(B**2 + 1e-3) * S + B, IMAGE),
+    "conv, batch norm after transposing": (
+        lambda x: (conv(x, K).transpose(0, 3, 1, 2) + B[:, None, None])[0] * 1.0,
+        IMAGE,
+    ),
+    "scale": (lambda x: x * normal(9, 5), (5,)),
+    "scale and shift": (lambda x: x * normal(9, 5) + normal(10, 5), (5,)),
+    "batch norm alone": (lambda x: (x - normal(9, 5)) * normal(10, 5) / normal(11, 5) + 0.3, (5,)),
+    "shift": (lambda x: x + normal(9, 5), (5,)),
+    "constant minus": (lambda x: normal(9, 5) - x, (5,)),
+    "mean": (lambda x: x.mean((1, 2)), IMAGE),
+    "average pool": (
+        lambda x: jax.lax.reduce_window(x, 0.0, jax.lax.add, (1, 2, 2, 1), (1, 2, 2, 1), "VALID") / 4.0,
+        IMAGE,
+    ),
+    "running sum": (lambda x: jnp.cumsum(x), (5,)),
+}
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("rule", RULES)
+def test_equals_the_explicit_matrix(layer, rule):
+    f, shape = LAYERS[layer]
+    applied, oracle = RULES[rule]
+    x = jnp.asarray(normal(20, *shape)).at[..., 0].set(0.0)
+    rules = jrlrp.Composite([(jrlrp.match(("affine", "average_pool")), applied)])
+    nodes = jrlrp.plan(f, x, rules=rules).nodes
+    assert [node.rule for node in nodes if node.kind != "movement"] == [applied]
+
+    out = f(x)
+    r = normal(21, *out.shape)
+    w, b = oracles.affine(f, x)
+    expected = oracle(w, b, np.asarray(x).ravel(), np.asarray(r).ravel()).reshape(x.shape)
+    # One example, so that Relative's factor is that of the whole array.
+    actual = jrlrp.relevance(lambda x: f(x[0]), rules=rules, target=lambda out: r)(x[None])[0]
+    np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("rule", ["zero", "epsilon", "alpha 2 beta -1", "zplus", "relative"])
+def test_a_known_sign_of_the_input_changes_nothing(rule):
+    applied, oracle = RULES[rule]
+    x, r = jnp.asarray(normal(1, 5)), normal(2, 4)
+    w, b = np.asarray(W), np.asarray(B)
+    for sign, known in ((1, jnp.maximum), (-1, jnp.minimum)):
+        inner = np.asarray(known(x, 0.0))
+        expected = oracle(w, b, inner, np.asarray(r))  # the activation hands its relevance on
+        actual = jrlrp.relevance(lambda x, known=known: known(x, 0.0) @ W + B, rules=applied, target=lambda out: r)(x)
+        np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-12, err_msg=str(sign))
+
+
+def test_units_that_are_zero_pass_nothing_on():
+    x, w = jnp.asarray([1.0, 1.0]), jnp.asarray([[1.0, 2.0], [-1.0, 3.0]])
+    actual = jrlrp.relevance(lambda x: x @ w, rules=jrlrp.Zero(), target=lambda out: jnp.ones(2))(x)
+    np.testing.assert_allclose(actual, [0.4, 0.6])
+
+
+def test_published_closed_forms():
+    """Two layers of three units with weights 2 and 3: the numbers in captum's tests of LRP."""
+    x = jnp.asarray([[1.0, 2.0, 3.0]])
+    w1, w2 = jnp.full((3, 3), 2.0), jnp.full((3, 1), 3.0)
+    f = lambda w1: lambda x: jnp.maximum(x @ w1, 0) @ w2
+    np.testing.assert_allclose(jrlrp.relevance(f(w1), rules=jrlrp.Epsilon(1e-9))(x), [[18.0, 36.0, 54.0]])
+    signed = w1.at[0, 0].set(-2.0)
+    np.testing.assert_allclose(jrlrp.relevance(f(signed), rules=jrlrp.ZPlus(1e-9))(x), [[12.0, 33.6, 50.4]])
+    passed = jrlrp.Composite([(jrlrp.match("dense", first=True), Handed())], base=jrlrp.epsilon(1e-9))
+    np.testing.assert_allclose(jrlrp.relevance(f(signed), rules=passed)(x), [[24.0, 36.0, 36.0]])
+
+
+@dataclass(frozen=True, repr=False)
+class Handed(jrlrp.Rule):
+    """A user's own rule: hand relevance on unchanged."""
+
+    kinds = frozenset({"dense"})
+
+    def __call__(self, layer, inputs, output, relevance):
+        return (relevance,)
+
+
+def test_relative_keeps_total_magnitude_and_the_per_unit_identity():
+    x, r = jnp.asarray(normal(1, 5)), normal(2, 4)
+    actual = jrlrp.relevance(lambda x: x @ W + B, rules=jrlrp.Relative(), target=lambda out: r)(x)
+    np.testing.assert_allclose(np.abs(actual).sum(), np.abs(r).sum())
+    z = x @ W + B
+    unit = jnp.zeros(4).at[2].set(1.0)
+    message = jrlrp.relevance(lambda x: x @ W + B, rules=jrlrp.Relative(), target=lambda out: unit * r)(x)
+    exact = jnp.abs(z[2]) * r[2] - jnp.sign(z[2]) * B[2] * r[2]
+    np.testing.assert_allclose(jnp.sign(message.sum()), jnp.sign(exact))
+    np.testing.assert_allclose(message / message.sum(), W[:, 2] * x / (W[:, 2] * x).sum())
+
+
+@pytest.mark.parametrize("epsilon", [1e-6, 0.25])
+def test_parameters_may_be_arrays(epsilon):
+    x = jnp.asarray(normal(1, 5))
+    f = lambda x: x @ W + B
+    for number, array in (
+        (jrlrp.Epsilon(epsilon), jrlrp.Epsilon(jnp.asarray(epsilon))),
+        (jrlrp.AlphaBeta(1 + epsilon, -epsilon), jrlrp.AlphaBeta(jnp.asarray(1 + epsilon), jnp.asarray(-epsilon))),
+    ):
+        expected = jrlrp.relevance(f, rules=number)(x)
+        np.testing.assert_allclose(jax.jit(jrlrp.relevance(f, rules=array))(x), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: jrlrp.Epsilon(-1e-6), "Epsilon(epsilon=-1e-06): expected a finite epsilon ≥ 0"),
+        (lambda: jrlrp.Epsilon("1"), "expected a finite epsilon ≥ 0"),
+        (lambda: jrlrp.Epsilon(True), "expected a finite epsilon ≥ 0"),
+        (lambda: jrlrp.Epsilon(float("nan")), "expected a finite epsilon ≥ 0"),
+        (lambda: jrlrp.ZPlus(-1.0), "expected a finite epsilon ≥ 0"),
+        (lambda: jrlrp.AlphaBeta(1.0, 1.0), "expected alpha + beta = 1"),
+        (lambda: jrlrp.AlphaBeta(2.0, -1.0, -1.0), "expected a finite epsilon ≥ 0"),
+        (lambda: jrlrp.Epsilon(1e-6, bias="spread"), "expected one of 'absorb', 'ignore'"),
+        (lambda: jrlrp.ShareRatio(-1.0), "expected a finite epsilon ≥ 0"),
+        (lambda: jrlrp.Gradient(-1.0), "expected a finite epsilon ≥ 0"),
+        (lambda: jrlrp.SignalTakesAll(jrlrp.Pass()), "expected a rule of linear layers"),
+        (lambda: jrlrp.epsilon(-1.0), "expected a finite epsilon ≥ 0"),
+        (lambda: jrlrp.relative(skip="half"), "expected one of 'absolute', 'ratio', 'symmetric'"),
+    ],
+)
+def test_a_parameter_outside_its_domain_is_an_error(make, message):
+    with pytest.raises(jrlrp.RuleError) as caught:
+        make()
+    assert message in str(caught.value)

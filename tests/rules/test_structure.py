@@ -1,0 +1,132 @@
+"""Rules of sums, products, activations, max-pools and softmax, by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jrlrp
+from jrlrp import Composite, match
+
+A, B = np.array([1.0, -2.0, 3.0, 0.0]), np.array([2.0, 1.0, -3.0, 0.0])
+
+
+def shares(f, *args, **options):
+    return jrlrp.relevance(f, tuple(range(len(args))), target="all", **options)(*[jnp.asarray(a) for a in args])
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        (jrlrp.ShareRatio(0.0), ([1.0, -2.0, 0.0, 0.0], [2.0, 1.0, 0.0, 0.0])),
+        (jrlrp.ShareAbsolute(), ([1.0, -2 / 3, 0.0, 0.0], [2.0, -1 / 3, 0.0, 0.0])),
+        (jrlrp.ShareEqual(), ([1.5, -0.5, 0.0, 0.0], [1.5, -0.5, 0.0, 0.0])),
+    ],
+)
+def test_sums(rule, expected):
+    actual = shares(lambda a, b: a + b, A, B, rules=Composite([(match("sum"), rule)]))
+    for part, wanted in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(part, wanted, atol=1e-12)
+
+
+def test_a_difference_is_a_sum_with_a_negative_part():
+    a, b = shares(lambda a, b: a - b, A, B, rules=Composite([(match("sum"), jrlrp.ShareRatio(0.0))]))
+    np.testing.assert_allclose(a, A)
+    np.testing.assert_allclose(b, -B)
+
+
+def test_exact_cancellation_is_shared_within_bounds():
+    a, b = shares(lambda a, b: (a + b) * 0 + 1.0 + (a + b), [3.0], [-3.0], rules=jrlrp.epsilon())
+    assert np.isfinite(a).all() and np.isfinite(b).all()
+
+
+def test_the_order_of_a_sum_does_not_matter():
+    args = [np.array([1.0, 4.0]), np.array([-2.0, 0.5]), np.array([3.0, 1.0])]
+    orders = [lambda a, b, c: (a + b) + c, lambda a, b, c: a + (b + c), lambda a, b, c: b - (-c - a)]
+    results = [shares(f, *args) for f in orders[:2]]
+    np.testing.assert_allclose(results[0], results[1])
+    np.testing.assert_allclose(results[0], shares(lambda a, b, c: c + (b + a), *args))
+
+
+def test_a_broadcast_summand_gets_the_sum_of_its_parts():
+    a, b = shares(lambda a, b: a + b, np.ones((3, 1)), np.ones((3, 4)))
+    assert a.shape == (3, 1)
+    np.testing.assert_allclose(a, 4.0)
+    np.testing.assert_allclose(b, 1.0)
+
+
+@pytest.mark.parametrize("gate", [jax.nn.sigmoid, lambda x: jnp.clip(x, 0, 1), lambda x: 1 - jax.nn.sigmoid(x)])
+def test_a_gate_gets_nothing_and_the_signal_all(gate):
+    f = lambda signal, x: signal * gate(x)
+    signal, x = shares(f, A, B)
+    np.testing.assert_allclose(signal, f(A, B))
+    np.testing.assert_allclose(x, 0.0)
+
+
+def test_factors_without_a_gate_share_alike():
+    a, b, c = shares(lambda a, b, c: a * b * c, A, B, A)
+    np.testing.assert_allclose(a, A * B * A / 3)
+    np.testing.assert_allclose(b, A * B * A / 3)
+    np.testing.assert_allclose(c, A * B * A / 3)
+
+
+def test_attention_weights_are_gates_and_values_a_linear_layer():
+    rng = np.random.default_rng(0)
+    scores, values = rng.normal(size=(3, 5)), rng.normal(size=(5, 2))
+    s, v = shares(lambda s, v: jax.nn.softmax(s) @ v, scores, values, rules=jrlrp.Zero())
+    weights = np.asarray(jax.nn.softmax(scores))
+    np.testing.assert_allclose(s, 0.0)
+    np.testing.assert_allclose(v, values * weights.sum(0)[:, None])  # R is the output: Σ_i w_ij v_jk
+
+
+def test_a_matrix_product_of_signals_gives_each_half():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(3, 5)), rng.normal(size=(5, 2))
+    ra, rb = shares(lambda a, b: a @ b, a, b, rules=jrlrp.Zero())
+    np.testing.assert_allclose(ra, a * b.sum(1) / 2)
+    np.testing.assert_allclose(rb, b * a.sum(0)[:, None] / 2)
+
+
+def test_a_matrix_times_its_own_transpose():
+    x = np.random.default_rng(0).normal(size=(3, 5))
+    (r,) = shares(lambda x: x @ x.T, x, rules=jrlrp.Zero())
+    np.testing.assert_allclose(r.sum(), (x @ x.T).sum())
+
+
+def test_max_pool_gives_all_to_the_winner():
+    x = np.array([[1.0, 5.0, 2.0, 3.0]])
+    pool = lambda x: jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 2), (1, 2), "VALID")
+    (r,) = shares(pool, x)
+    np.testing.assert_allclose(r, [[0.0, 5.0, 0.0, 3.0]])
+    a, b = shares(jnp.maximum, np.array([1.0, 4.0]), np.array([2.0, 3.0]))
+    np.testing.assert_allclose(a, [0.0, 4.0])
+    np.testing.assert_allclose(b, [2.0, 0.0])
+
+
+def test_softmax_taylor_against_its_formula():
+    x, r = np.array([0.5, -1.0, 2.0]), np.array([1.0, -0.5, 2.0])
+    s = np.asarray(jax.nn.softmax(x))
+    f = lambda x: jnp.cumsum(jax.nn.softmax(x))  # a sum after it, so that it is not the last softmax
+    rules = Composite([(match("average_pool"), jrlrp.Zero()), (match("softmax"), jrlrp.SoftmaxTaylor())])
+    actual = jrlrp.relevance(f, rules=rules, target=lambda out: r)(jnp.asarray(x))
+    into = s * np.cumsum((r / np.cumsum(s))[::-1])[::-1]
+    np.testing.assert_allclose(actual, x * (into - s * into.sum()), rtol=1e-10)
+
+
+def test_masked_entries_of_a_softmax_get_nothing():
+    x = jnp.asarray([0.5, -jnp.inf, 2.0])
+    f = lambda x: jnp.cumsum(jax.nn.softmax(x))
+    r = jrlrp.relevance(f, rules=jrlrp.epsilon(), target="all")(x)
+    assert np.isfinite(r).all() and r[1] == 0
+
+
+def test_gradient_is_gradient_times_input_of_the_node():
+    f = lambda x: jnp.tanh(x)
+    x = jnp.asarray([0.3, -2.0])
+    rules = Composite([(match("activation"), jrlrp.Gradient(0.0))], base=jrlrp.epsilon())
+    np.testing.assert_allclose(jrlrp.relevance(f, rules=rules, target="all")(x), x * (1 - jnp.tanh(x) ** 2))
+
+
+def test_block_hands_nothing_on():
+    r = jrlrp.relevance(lambda x: x @ jnp.ones((2, 2)), rules=jrlrp.Block())(jnp.ones(2))
+    np.testing.assert_allclose(r, 0.0)

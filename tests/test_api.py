@@ -1,0 +1,304 @@
+"""The interface: argnums, pytrees, targets, aux, pullback, plan, ids, and what is an error."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+
+import jrlrp
+from jrlrp import Composite, match
+
+RNG = np.random.default_rng(0)
+W, V, B = RNG.normal(size=(5, 6)), RNG.normal(size=(6, 4)), RNG.normal(size=6)
+X = RNG.normal(size=(3, 5))
+
+
+def net(x):
+    return jax.nn.relu(x @ W + B) @ V
+
+
+def test_relevance_has_structure_shape_and_dtype_of_the_argument():
+    tree = {"a": jnp.asarray(X), "b": [np.float32(2.0), None], "c": (1.5,)}
+    r = jrlrp.relevance(lambda t: net(t["a"]) * t["b"][0] + t["c"][0])(tree)
+    assert jax.tree.structure(r) == jax.tree.structure(tree)
+    assert jax.tree.map(jnp.shape, r) == jax.tree.map(jnp.shape, tree)
+    assert r["b"][0].dtype == jnp.float32
+
+
+def test_argnums_as_in_grad():
+    f = lambda a, b, c: net(a) + net(b) * c
+    args = (X, 2 * X, np.float64(3.0))
+    alone = jrlrp.relevance(f, argnums=1)(*args)
+    assert isinstance(jrlrp.relevance(f, argnums=(1,))(*args), tuple)
+    np.testing.assert_allclose(jrlrp.relevance(f, argnums=-2)(*args), alone)
+    a, b = jrlrp.relevance(f, argnums=(0, 1), rules=jrlrp.Zero())(*args)
+    c, d = jrlrp.relevance(f, argnums=(1, 0), rules=jrlrp.Zero())(*args)
+    np.testing.assert_allclose((a, b), (d, c))
+
+
+def test_other_arguments_are_as_they_are():
+    def f(x, mode, *, scale):
+        assert mode == "double" and isinstance(scale, int)
+        return net(x) * scale
+
+    assert jrlrp.relevance(f)(X, "double", scale=2).shape == X.shape
+
+
+def test_value_and_aux():
+    f = lambda x: (net(x), {"hidden": x @ W})
+    r, aux = jrlrp.relevance(f, has_aux=True)(X)
+    np.testing.assert_allclose(r, jrlrp.relevance(net)(X))
+    (value, aux2), r2 = jrlrp.value_and_relevance(f, has_aux=True)(X)
+    np.testing.assert_allclose(value, net(X))
+    np.testing.assert_allclose(r2, r)
+    np.testing.assert_allclose(aux["hidden"], aux2["hidden"])
+    value, r3 = jrlrp.value_and_relevance(net)(X)
+    np.testing.assert_allclose(r3, r)
+
+
+def test_every_form_of_target():
+    explain = lambda target: np.asarray(jrlrp.relevance(net, rules=jrlrp.Zero(), target=target)(X))
+    top = np.asarray(net(X)).argmax(-1)
+    single = np.stack([explain(k) for k in range(4)])
+    np.testing.assert_allclose(explain("max"), single[top, np.arange(3)])
+    np.testing.assert_allclose(explain(top), explain("max"))
+    np.testing.assert_allclose(explain(list(top)), explain("max"))
+    np.testing.assert_allclose(explain(jnp.asarray(top, jnp.uint8)), explain("max"))
+    np.testing.assert_allclose(explain(-1), single[3])
+    np.testing.assert_allclose(explain(top - 4), explain("max"))
+    np.testing.assert_allclose(explain("all"), single.sum(0))
+    np.testing.assert_allclose(explain(lambda out: out), single.sum(0))
+    np.testing.assert_allclose(explain(lambda out: out.at[:, 1:].set(0)), single[0])
+    traced = jax.jit(lambda t: jrlrp.relevance(net, rules=jrlrp.Zero(), target=t)(X))
+    np.testing.assert_allclose(traced(2), single[2])
+    np.testing.assert_allclose(traced(-4), single[0])
+    np.testing.assert_allclose(traced(4), 0.0)
+    np.testing.assert_allclose(traced(-5), 0.0)
+
+
+def test_a_scalar_output_is_explained_as_it_is():
+    np.testing.assert_allclose(jrlrp.relevance(lambda x: (x * 2).sum(), rules=jrlrp.Zero())(X), 2 * X)
+
+
+def test_gradient_times_input_is_exact_on_anything_differentiable():
+    def f(x):  # a scan, a division, a dead unit: no rule is asked
+        carry, _ = jax.lax.scan(lambda c, y: (jnp.tanh(c @ W[:, :5] + y), c), x[0], x)
+        return carry / (1 + (x * x).sum()) * (x[0] > 0)
+
+    np.testing.assert_allclose(
+        jrlrp.relevance(f, rules=jrlrp.gradient_times_input())(jnp.asarray(X)), oracles.gradient_times_input(f, X)
+    )
+    with_callable = jrlrp.relevance(net, rules=jrlrp.gradient_times_input(), target=lambda out: out * 2)(X)
+    np.testing.assert_allclose(with_callable, 2 * X * jax.grad(lambda x: net(x).sum())(jnp.asarray(X)))
+
+
+def test_zero_equals_gradient_times_input_with_biases_pools_and_skips():
+    def f(x):
+        h = jax.nn.relu(x @ W + B)
+        h = h + jax.nn.relu(h @ W.T @ W - B)
+        h = jnp.max(h.reshape(3, 3, 2), axis=2)
+        return h.mean(1, keepdims=True) * jnp.ones(4) + h @ V[:3]
+
+    actual = jrlrp.relevance(f, rules=jrlrp.Zero())(jnp.asarray(X))
+    np.testing.assert_allclose(actual, oracles.gradient_times_input(f, X), rtol=1e-9)
+
+
+@pytest.mark.parametrize("rules", [jrlrp.Zero(), jrlrp.Epsilon(1e-12), jrlrp.ZPlus(1e-12), jrlrp.epsilon_plus()])
+def test_bias_free_networks_conserve(rules):
+    f = lambda x: jax.nn.relu(jax.nn.relu(x @ W) @ V)
+    out, r = jrlrp.value_and_relevance(f, rules=rules)(jnp.abs(X))
+    np.testing.assert_allclose(r.sum(-1), out.max(-1), rtol=1e-4)
+
+
+def test_relative_is_homogeneous_in_a_bias_free_network():
+    f = lambda x: jax.nn.relu(jax.nn.relu(x @ W) @ V)
+    np.testing.assert_allclose(jrlrp.relevance(f)(3 * X), 3 * jrlrp.relevance(f)(X), rtol=1e-10)
+
+
+def test_pullback_is_like_vjp():
+    out, propagate = jrlrp.pullback(lambda x, w: jax.nn.relu(x @ w), X, W, rules=jrlrp.Zero())
+    np.testing.assert_allclose(out, jax.nn.relu(X @ W))
+    rx, rw = propagate(out)
+    assert rx.shape == X.shape and rw.shape == W.shape
+    np.testing.assert_allclose(rx.sum() + rw.sum(), out.sum())
+    with pytest.raises(jrlrp.TargetError, match=r"expected \(3, 6\)"):
+        propagate(out[0])
+    _, gradient = jrlrp.pullback(net, X, rules=jrlrp.gradient_times_input())
+    np.testing.assert_allclose(gradient(net(X))[0], X * jax.grad(lambda x: net(x).sum())(jnp.asarray(X)))
+
+
+def test_skip_rules_of_relative():
+    f = lambda x: x - jax.nn.relu(x @ (W @ W.T))
+    maps = [
+        jrlrp.relevance(f, rules=jrlrp.relative(skip), target="all")(X) for skip in ("absolute", "ratio", "symmetric")
+    ]
+    assert not np.allclose(maps[0], maps[1]) and not np.allclose(maps[0], maps[2])
+    np.testing.assert_allclose(maps[0], jrlrp.relevance(f, target="all")(X))
+
+
+TABLE = RNG.normal(size=(11, 5))
+IDS = np.array([[1, 2, 3], [10, -1, 0]])
+LOOKUPS = {
+    "indexing": lambda ids: jnp.asarray(TABLE)[ids],
+    "take": lambda ids: jnp.take(TABLE, ids, axis=0),
+    "take, clip": lambda ids: jnp.take(TABLE, ids % 11, axis=0, mode="clip"),
+    "take along axis": lambda ids: jnp.take_along_axis(TABLE, (ids % 11).reshape(-1, 1), axis=0).reshape(2, 3, 5),
+    "vmapped": lambda ids: jax.vmap(jax.vmap(lambda i: jnp.asarray(TABLE)[i]))(ids),
+    "one hot": lambda ids: jax.nn.one_hot(ids % 11, 11, dtype=TABLE.dtype) @ TABLE,
+    "narrow ids": lambda ids: jnp.asarray(TABLE)[ids.astype(jnp.int8)],
+}
+
+
+@pytest.mark.parametrize("lookup", LOOKUPS)
+def test_ids_carry_the_relevance_of_their_embedding(lookup):
+    rest = lambda e: jax.nn.relu(e @ W).mean(1) @ V
+    f = lambda ids: rest(LOOKUPS[lookup](ids))
+    ids = jnp.asarray(IDS)
+    for rules in (jrlrp.Zero(), jrlrp.gradient_times_input()):
+        r = jrlrp.relevance(f, rules=rules)(ids)
+        assert r.shape == ids.shape and r.dtype == jnp.float32
+        expected = jrlrp.relevance(rest, rules=rules)(jnp.asarray(TABLE)[ids]).sum(-1)
+        np.testing.assert_allclose(r, expected, rtol=1e-5, atol=1e-6)
+    assert jrlrp.plan(f, ids).coverage == 1.0
+
+
+def test_two_ids_of_one_index_share_alike():
+    f = lambda i, j: jnp.asarray(TABLE)[i, j]
+    i, j = jnp.asarray([1, 2]), jnp.asarray([0, 4])
+    ri, rj = jrlrp.relevance(f, (0, 1), target="all")(i, j)
+    np.testing.assert_allclose(ri, TABLE[[1, 2], [0, 4]] / 2, rtol=1e-6)
+    np.testing.assert_allclose(rj, ri)
+    np.testing.assert_allclose(jrlrp.relevance(f, target="all")(i, j), TABLE[[1, 2], [0, 4]], rtol=1e-6)
+
+
+def test_integer_pixels_carry_relevance_as_numbers():
+    x = np.array([[1, 200, 3, 40, 5]], np.uint8)
+    f = lambda x: net(x / 255.0)
+    np.testing.assert_allclose(
+        jrlrp.relevance(f, rules=jrlrp.Zero())(x), jrlrp.relevance(f, rules=jrlrp.Zero())(x.astype(float)), rtol=1e-5
+    )
+
+
+def test_a_comparison_of_ids_is_a_mask_and_carries_nothing():
+    def f(ids):
+        keep = (ids != 0)[..., None].astype(TABLE.dtype)
+        return (jnp.asarray(TABLE)[ids] * keep).sum(1)
+
+    r = jrlrp.relevance(f, rules=jrlrp.Zero())(jnp.asarray([[1, 0, 2]]))
+    assert r[0, 1] == 0 and (r[0, [0, 2]] != 0).all()
+
+
+def test_plan_says_what_it_made_of_the_function():
+    plan = jrlrp.plan(net, jax.ShapeDtypeStruct((3, 5), jnp.float32), rules=jrlrp.epsilon_plus())
+    assert [node.kind for node in plan.nodes] == ["dense", "activation", "dense"]
+    assert [node.first for node in plan.nodes] == [True, False, False]
+    assert [node.last for node in plan.nodes] == [False, False, True]
+    assert plan.nodes[0].equations == ("dot_general", "add")
+    assert plan.nodes[0].shape == (3, 6)
+    assert "test_api.py" in plan.nodes[0].source and "(net)" in plan.nodes[0].source
+    assert plan.unsupported == [] and plan.coverage == 1.0
+    text = str(plan)
+    assert "Epsilon()" in text and "3 nodes (2 dense, 1 activation), 0 unsupported" in text
+
+
+def test_plan_shows_where_relevance_ends():
+    f = lambda x: net(jax.lax.stop_gradient(x[:, ::-1]) + x)
+    assert any("stop_gradient" in place for place in jrlrp.plan(f, X).ended)
+    assert jrlrp.plan(net, X).ended == ()
+
+
+def test_plan_and_the_error_list_all_that_is_unsupported():
+    def f(x):
+        with jax.named_scope("Net/Block_0"):
+            y = jnp.linalg.cholesky(x.T @ x + jnp.eye(5))
+        return jax.lax.scan(lambda c, v: (c + v, v), y[0], y)[0]
+
+    plan = jrlrp.plan(f, X)
+    assert [node.equations[-1] for node in plan.unsupported] == ["cholesky", "scan"]
+    assert 0 < plan.coverage < 1
+    with pytest.raises(jrlrp.UnsupportedError) as caught:
+        jrlrp.relevance(f)(X)
+    text = str(caught.value)
+    for part in ("cholesky in Net/Block_0, at ", "scan, at ", "test_api.py", 'unknown="gradient"', "register_kind"):
+        assert part in text
+    r = jrlrp.relevance(f, unknown="gradient")(X)
+    assert np.isfinite(r).all() and np.abs(r).sum() > 0
+
+
+def loud(x):
+    """A function that fails the test if it is run rather than traced."""
+
+    def ran(x):
+        raise AssertionError("the function ran")
+
+    jax.debug.callback(ran, x)
+    return net(x)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda f: jrlrp.relevance(f, target=4)(X), jrlrp.TargetError, "target=4 is out of range: .* 4 entries"),
+        (lambda f: jrlrp.relevance(f, target=-5)(X), jrlrp.TargetError, "target=-5 is out of range"),
+        (lambda f: jrlrp.relevance(f, target=[0, 1])(X), jrlrp.TargetError, r"shape \(2,\); expected \(\) or \(3,\)"),
+        (lambda f: jrlrp.relevance(f, target=[0, 1, 9])(X), jrlrp.TargetError, "target=9 is out of range"),
+        (lambda f: jrlrp.relevance(f, target=1.0)(X), jrlrp.TargetError, 'expected "max", "all", a class index'),
+        (lambda f: jrlrp.relevance(f, target=True)(X), jrlrp.TargetError, "a class index"),
+        (lambda f: jrlrp.relevance(f, target="top")(X), jrlrp.TargetError, "a class index"),
+        (lambda f: jrlrp.relevance(f, target=None)(X), jrlrp.TargetError, "a class index"),
+        (lambda f: jrlrp.relevance(lambda x: f(x).sum(), target=0)(X), jrlrp.TargetError, "the output is a scalar"),
+        (lambda f: jrlrp.relevance(lambda x: (f(x), f(x)))(X), jrlrp.TargetError, "needs a single output array"),
+        (lambda f: jrlrp.relevance(lambda x: None)(X), jrlrp.TargetError, "returns no array"),
+        (lambda f: jrlrp.relevance(lambda x: f(x).argmax(-1))(X), jrlrp.TargetError, r"returns int\d\d\[3\]"),
+        (lambda f: jrlrp.relevance(lambda x: f(x) > 0)(X), jrlrp.TargetError, r"returns bool\[3,4\]|bool\[3, 4\]"),
+        (lambda f: jrlrp.relevance(lambda x: f(x) + 0j)(X), jrlrp.TargetError, "complex"),
+        (lambda f: jrlrp.relevance(f, argnums=1)(X), jrlrp.ArgumentError, r"argnums=1 is out of range.* 1 argument"),
+        (lambda f: jrlrp.relevance(f, argnums=())(X), jrlrp.ArgumentError, "at least one argument"),
+        (lambda f: jrlrp.relevance(f, argnums=(0, 0))(X), jrlrp.ArgumentError, "each once"),
+        (lambda f: jrlrp.relevance(f, argnums="x")(X), jrlrp.ArgumentError, "an int or a tuple of ints"),
+        (lambda f: jrlrp.relevance(f)("picture.png"), jrlrp.ArgumentError, "argument 0 is 'picture.png' of type str"),
+        (lambda f: jrlrp.relevance(f)({"a": object()}), jrlrp.ArgumentError, r"argument 0\['a'\].* JAX cannot trace"),
+        (lambda f: jrlrp.relevance(f)(X > 0), jrlrp.ArgumentError, "argument 0 has dtype bool"),
+        (lambda f: jrlrp.relevance(f)(X + 0j), jrlrp.ArgumentError, "has dtype complex128"),
+        (lambda f: jrlrp.relevance(f)(jax.random.key(0)), jrlrp.ArgumentError, "has dtype key"),
+        (lambda f: jrlrp.relevance("model")(X), jrlrp.ArgumentError, "expected a function"),
+        (lambda f: jrlrp.relevance(f, rules="epsilon")(X), jrlrp.ArgumentError, "expected a composite"),
+        (lambda f: jrlrp.relevance(f, rules=jrlrp.epsilon)(X), jrlrp.ArgumentError, "call it"),
+        (lambda f: jrlrp.relevance(f, rules=jrlrp.ShareEqual())(X), jrlrp.ArgumentError, "Composite with a base"),
+        (lambda f: jrlrp.relevance(f, rules=jrlrp.Pass())(X), jrlrp.ArgumentError, "Composite with a base"),
+        (lambda f: jrlrp.relevance(f, unknown="ignore")(X), jrlrp.ArgumentError, "'error', 'gradient'"),
+        (lambda f: jrlrp.relevance(f, has_aux=True)(X), jrlrp.ArgumentError, r"to return \(out, aux\)"),
+        (
+            lambda f: jrlrp.relevance(f, rules=Composite([(match("conv"), jrlrp.Zero())]))(X),
+            jrlrp.RuleError,
+            "no rule for 2 node",
+        ),
+        (
+            lambda f: jrlrp.relevance(lambda x: jnp.fft.fft(f(x)).real, rules=jrlrp.ZPlus())(X),
+            jrlrp.UnsupportedError,
+            "convert_element_type|fft",
+        ),
+        (lambda f: Composite([jrlrp.Zero()]), jrlrp.ArgumentError, r"expected a pair \(match"),
+        (lambda f: Composite([], base=jrlrp.Zero()), jrlrp.ArgumentError, "expected a composite"),
+        (lambda f: match("convolution"), jrlrp.ArgumentError, "expected one of conv, dense"),
+        (lambda f: jrlrp.register_kind("cholesky", "magic"), jrlrp.ArgumentError, "expected one of curve"),
+    ],
+)
+def test_bad_input_is_an_error_before_anything_runs(call, error, message):
+    with pytest.raises(error, match=message):
+        call(loud)
+
+
+def test_a_registered_primitive_has_a_kind():
+    from jrlrp.graph import kinds
+
+    f = lambda x: jax.lax.linalg.cholesky(x)[..., 0]
+    x = jnp.eye(3) + 0.1
+    assert jrlrp.plan(f, x).unsupported
+    jrlrp.register_kind("cholesky", "movement")
+    try:
+        assert not jrlrp.plan(f, x).unsupported
+        assert np.isfinite(jrlrp.relevance(f)(x)).all()
+    finally:
+        kinds._REGISTERED.clear()
