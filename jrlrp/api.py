@@ -1,5 +1,6 @@
 """`relevance` and its kin: the relevance transform of a function, as `jax.grad` is its derivative."""
 
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import wraps
@@ -7,7 +8,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jrlrp.composites.composite import Composite, as_composite, choose_rules
 from jrlrp.composites.presets import relative
@@ -104,6 +104,9 @@ def _trace(fun, args, kwargs, argnums, composite, has_aux, target: Target | None
             out, aux = out
             aux_leaves, trees["aux"] = jax.tree.flatten(aux)
         out_leaves, trees["out"] = jax.tree.flatten(out)
+        for leaf in (*out_leaves, *aux_leaves):
+            if _dtype(leaf) is None:
+                raise ArgumentError(f"the function returns {leaf!r}, which is no array; return arrays only.")
         return [*out_leaves, *aux_leaves]
 
     program = trace(flat, leaves)
@@ -113,23 +116,26 @@ def _trace(fun, args, kwargs, argnums, composite, has_aux, target: Target | None
         target.check(program.outputs[:count])
     program, outputs = explain_at_logits(program, count)
     own = program.inputs
-    program, carriers = add_carriers(program, [v for v in own if jnp.issubdtype(v.dtype, jnp.integer)])
-    graph = build(program, [carriers.get(v, v) for v in own], outputs)
+    program, carriers, ids = add_carriers(program, [v for v in own if jnp.issubdtype(v.dtype, jnp.integer)])
+    graph = build(program, [carriers.get(v, v) for v in own], outputs, ids)
     unsupported = [] if composite.gradient else [node for node in graph.nodes if node.kind == "opaque"]
     inputs = dict(zip(own, leaves, strict=True))
     return _Traced(graph, composite, unsupported, inputs, in_tree, trees["out"], trees["aux"])
 
 
-def _indices(argnums: int | Sequence[int], count: int) -> tuple[int, ...]:
-    given = (argnums,) if isinstance(argnums, int) else tuple(argnums)
+def _indices(argnums: Any, count: int) -> tuple[int, ...]:
+    try:
+        given = (
+            (operator.index(argnums),)
+            if not isinstance(argnums, (tuple, list))
+            else tuple(map(operator.index, argnums))
+        )
+    except TypeError:
+        raise ArgumentError(f"argnums={argnums!r}: expected an int or a tuple of ints.") from None
     for i in given:
-        if isinstance(i, bool) or not isinstance(i, (int, np.integer)):
-            raise ArgumentError(f"argnums={argnums!r}: expected an int or a tuple of ints.")
         if not -count <= i < count:
-            raise ArgumentError(
-                f"argnums={argnums!r} is out of range: the function was called with {count} argument(s)."
-            )
-    indices = tuple(int(i) % count for i in given)
+            raise ArgumentError(f"argnums={argnums!r} is out of range: the function got {count} argument(s).")
+    indices = tuple(i % count for i in given)
     if not indices or len(set(indices)) < len(indices):
         raise ArgumentError(f"argnums={argnums!r}: expected at least one argument, each once.")
     return indices
@@ -140,18 +146,25 @@ def _check_leaves(arguments: tuple[Any, ...], indices: Sequence[int]) -> None:
     for i, argument in zip(indices, arguments, strict=True):
         for path, leaf in jax.tree_util.tree_leaves_with_path(argument):
             name = f"argument {i}{jax.tree_util.keystr(path)}"
-            try:
-                dtype = jax.dtypes.result_type(leaf)
-            except (TypeError, ValueError):
+            dtype = _dtype(leaf)
+            if dtype is None:
                 raise ArgumentError(
                     f"{name} is {leaf!r} of type {type(leaf).__name__}, which JAX cannot trace; pass arrays, or leave "
                     "the argument out of argnums."
-                ) from None
+                )
             if not (jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)):
                 raise ArgumentError(
                     f"{name} has dtype {dtype}; relevance is for real floating-point inputs and integer ids. Leave the "
                     "argument out of argnums, or close over it."
                 )
+
+
+def _dtype(leaf: Any) -> Any:
+    """Return the dtype of anything that JAX takes for an array, else None."""
+    try:
+        return jax.dtypes.result_type(leaf)
+    except (TypeError, ValueError):
+        return None
 
 
 def _check_unknown(unknown: str) -> None:
@@ -184,7 +197,7 @@ def value_and_relevance(
         traced = _trace(fun, args, kwargs, argnums, composite, has_aux, wanted)
         out, value, aux, propagate = traced.prepare(unknown).vjp()
         shares = propagate(wanted.score_gradient(out) if composite.gradient else wanted.initial(out))
-        result = shares[0] if isinstance(argnums, int) else shares
+        result = shares if isinstance(argnums, (tuple, list)) else shares[0]
         return ((value, aux) if has_aux else value), result
 
     return explained

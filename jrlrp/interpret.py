@@ -71,7 +71,7 @@ def _bind(node: Node, rule: Rule, inputs: Sequence[Any], constants: Sequence[Any
         outputs, relevances = _widened(outputs), _bounded(_widened(relevances))
         if len(outputs) == 1:
             (outputs,), (relevances,) = outputs, relevances
-        shares = put_back(parameters)(layer_of(node, constants), _widened(inputs), outputs, relevances)
+        shares = put_back(parameters)(layer_of(node, inputs, constants), _widened(inputs), outputs, relevances)
         return tuple(_narrowed(r, x) for r, x in zip(shares, inputs, strict=True)), None, None
 
     evaluate.defvjp(forward, backward)

@@ -74,7 +74,8 @@ class Target:
         classes = out.shape[-1]
         index = jnp.argmax(out, axis=-1) if isinstance(self.form, str) else jnp.asarray(self.form)
         index = jnp.where(index < 0, index + classes, index)[..., None]
-        return (jnp.arange(classes) == index).astype(out.dtype) * jnp.ones_like(out)
+        position = jax.lax.broadcasted_iota(index.dtype, out.shape, out.ndim - 1)
+        return (position == jnp.broadcast_to(index, out.shape)).astype(out.dtype)
 
     def initial(self, outputs: Any) -> Any:
         """Return the initial relevance, in the outputs' structure."""
@@ -95,6 +96,9 @@ def matching(relevance: Any, outputs: Any, giver: str) -> Any:
     expected, given = jax.tree.map(jnp.shape, outputs), jax.tree.map(jnp.shape, relevance)
     if str(expected) != str(given):
         raise TargetError(f"{giver} gave relevance of shape {given}; expected {expected}, the shape of the output.")
+    for r in jax.tree.leaves(relevance):
+        if not jnp.issubdtype(jnp.result_type(r), jnp.floating):
+            raise TargetError(f"{giver} gave relevance of dtype {jnp.result_type(r)}; expected floating-point numbers.")
     return jax.tree.map(lambda r, out: jnp.asarray(r).astype(out.dtype), relevance, outputs)
 
 
@@ -109,7 +113,10 @@ def as_target(target: Any) -> Target:
     if callable(target) and not isinstance(target, (jax.Array, np.ndarray)):
         return Target(target)
     if isinstance(target, (list, tuple)):
-        target = np.asarray(target)
+        try:
+            target = np.asarray(target)
+        except ValueError:
+            raise TargetError(f"target={target!r}: {_FORMS}.") from None
     dtype = getattr(target, "dtype", None)
     integer = jnp.issubdtype(dtype, jnp.integer) if dtype is not None else type(target) is int
     if not integer:

@@ -37,6 +37,10 @@ def test_argnums_as_in_grad():
     np.testing.assert_allclose((a, b), (d, c))
 
 
+def test_argnums_may_be_a_numpy_integer():
+    np.testing.assert_allclose(jrlrp.relevance(net, argnums=np.int64(0))(X), jrlrp.relevance(net)(X))
+
+
 def test_other_arguments_are_as_they_are():
     def f(x, mode, *, scale):
         assert mode == "double" and isinstance(scale, int)
@@ -146,6 +150,10 @@ LOOKUPS = {
     "take along axis": lambda ids: jnp.take_along_axis(TABLE, (ids % 11).reshape(-1, 1), axis=0).reshape(2, 3, 5),
     "vmapped": lambda ids: jax.vmap(jax.vmap(lambda i: jnp.asarray(TABLE)[i]))(ids),
     "one hot": lambda ids: jax.nn.one_hot(ids % 11, 11, dtype=TABLE.dtype) @ TABLE,
+    "one at a time": lambda ids: jnp.stack([jnp.stack([jnp.asarray(TABLE)[i] for i in row]) for row in ids]),
+    "remapped": lambda ids: jnp.asarray(TABLE)[jnp.asarray(np.arange(11))[ids]],
+    "index arithmetic": lambda ids: jnp.asarray(TABLE)[((ids % 11) * 2 + 1) // 2],
+    "one hot by where": lambda ids: jnp.where((ids % 11)[..., None] == jnp.arange(11), 1.0, 0.0) @ TABLE,
     "narrow ids": lambda ids: jnp.asarray(TABLE)[ids.astype(jnp.int8)],
 }
 
@@ -161,6 +169,21 @@ def test_ids_carry_the_relevance_of_their_embedding(lookup):
         expected = jrlrp.relevance(rest, rules=rules)(jnp.asarray(TABLE)[ids]).sum(-1)
         np.testing.assert_allclose(r, expected, rtol=1e-5, atol=1e-6)
     assert jrlrp.plan(f, ids).coverage == 1.0
+
+
+@pytest.mark.parametrize("lookup", [name for name in LOOKUPS if "hot" not in name and name != "one at a time"])
+def test_each_row_of_ids_is_an_example(lookup):
+    f = lambda ids: jax.nn.relu(LOOKUPS[lookup](ids) @ W).mean(1) @ V
+    ids = jnp.asarray(IDS)
+    plain = lambda e: jax.nn.relu(e @ W).mean(1) @ V
+    expected = jrlrp.relevance(plain)(jnp.asarray(TABLE)[ids]).sum(-1)
+    np.testing.assert_allclose(jrlrp.relevance(f)(ids), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_plan_says_where_ids_are_lost():
+    f = lambda ids: jnp.asarray(TABLE)[jnp.sort(ids)] @ W
+    assert any(place.startswith("sort") for place in jrlrp.plan(f, jnp.asarray([2, 1])).ended)
+    assert jrlrp.plan(lambda ids: jnp.asarray(TABLE)[ids] @ W, jnp.asarray([2, 1])).ended == ()
 
 
 def test_two_ids_of_one_index_share_alike():
@@ -279,6 +302,14 @@ def loud(x):
             jrlrp.UnsupportedError,
             "convert_element_type|fft",
         ),
+        (lambda f: jrlrp.relevance(f, argnums=0.0)(X), jrlrp.ArgumentError, "an int or a tuple of ints"),
+        (lambda f: jrlrp.relevance(f, target=[[0, 1], [2]])(X), jrlrp.TargetError, "a class index"),
+        (lambda f: jrlrp.relevance(lambda x: "scores")(X), jrlrp.ArgumentError, "returns 'scores'"),
+        (lambda f: jrlrp.relevance(lambda x: jnp.fft.irfft(jnp.fft.rfft(f(x))))(X), jrlrp.UnsupportedError, "fft"),
+        (lambda f: match(path=1), jrlrp.ArgumentError, "expected str"),
+        (lambda f: match(first=1), jrlrp.ArgumentError, "expected bool"),
+        (lambda f: Composite(match("conv"), jrlrp.Zero()), jrlrp.ArgumentError, "expected a list of pairs"),
+        (lambda f: jrlrp.register_kind(3, "curve"), jrlrp.ArgumentError, "a JAX primitive or its name"),
         (lambda f: Composite([jrlrp.Zero()]), jrlrp.ArgumentError, r"expected a pair \(match"),
         (lambda f: Composite([], base=jrlrp.Zero()), jrlrp.ArgumentError, "expected a composite"),
         (lambda f: match("convolution"), jrlrp.ArgumentError, "expected one of conv, dense"),
@@ -288,6 +319,15 @@ def loud(x):
 def test_bad_input_is_an_error_before_anything_runs(call, error, message):
     with pytest.raises(error, match=message):
         call(loud)
+
+
+def test_a_callable_target_has_to_return_relevance():
+    with pytest.raises(jrlrp.TargetError, match="dtype bool"):
+        jrlrp.relevance(net, target=lambda out: out > 0)(X)
+    with pytest.raises(
+        jrlrp.TargetError, match=r"the callable target gave relevance of shape \(4,\); expected \(3, 4\)"
+    ):
+        jrlrp.relevance(net, target=lambda out: out[0])(X)
 
 
 def test_a_registered_primitive_has_a_kind():

@@ -68,9 +68,14 @@ def match(
     Raises:
       ArgumentError: for a kind that does not exist.
     """
+    for name, value, allowed in (("path", path, str), ("first", first, bool), ("last", last, bool)):
+        if value is not None and not isinstance(value, allowed):
+            raise ArgumentError(f"match({name}={value!r}): expected {allowed.__name__} or None.")
+    if where is not None and not callable(where):
+        raise ArgumentError(f"match(where={where!r}): expected a predicate on nodes.")
     if kind is None:
         return Matcher(None, path, first, last, where)
-    names = (kind,) if isinstance(kind, str) else tuple(kind)
+    names = (kind,) if not isinstance(kind, Iterable) or isinstance(kind, str) else tuple(kind)
     for name in names:
         if name not in KINDS and name not in GROUPS:
             raise ArgumentError(f"match(kind={name!r}): expected one of {', '.join((*KINDS, *GROUPS))}.")
@@ -80,7 +85,7 @@ def match(
 
 @dataclass(frozen=True, repr=False)
 class Composite:
-    """An ordered list of (matcher, rule) pairs; a node gets the rule of the last pair that matches and can serve it.
+    """An ordered list of (matcher, rule) pairs; a node gets the rule of the last pair that matches and serves its kind.
 
     Args:
       entries: pairs of a matcher (`match(...)`, or any predicate on nodes) and a rule.
@@ -96,6 +101,8 @@ class Composite:
     gradient: bool = False
 
     def __post_init__(self) -> None:
+        if isinstance(self.entries, (str, Matcher)) or not isinstance(self.entries, Sequence):
+            raise ArgumentError(f"Composite got {self.entries!r}; expected a list of pairs (match(...), rule).")
         for entry in self.entries:
             if not (isinstance(entry, tuple) and len(entry) == 2 and callable(entry[0]) and isinstance(entry[1], Rule)):
                 raise ArgumentError(f"Composite got the entry {entry!r}; expected a pair (match(...), rule).")

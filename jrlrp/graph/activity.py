@@ -121,12 +121,20 @@ def _forward(equations: Iterable[Equation], start: Iterable[Var], ended: bool) -
     return reached
 
 
-def broadcast_operands(program: Program, explained: Iterable[Var]) -> Program:
-    """Make every implicit broadcast of a dependent operand an equation, so that elementwise operands agree in shape."""
+def normalise(program: Program, explained: Iterable[Var]) -> tuple[Program, dict[Var, Var]]:
+    """Write a program in fewer forms: no arithmetic that changes nothing, no implicit broadcast of a dependent operand.
+
+    Returns the program, and for each variable that is gone the one that takes its place.
+    """
     dependent = _forward(program.equations, explained, ended=False)
+    same: dict[Var, Var] = {}
     equations: list[Equation] = []
     for eqn in program.equations:
-        inputs = []
+        inputs: list[Var] = []
+        eqn = replace(eqn, inputs=tuple(same.get(v, v) for v in eqn.inputs))
+        if (unchanged := _unchanged(eqn)) is not None:
+            same[eqn.output] = unchanged
+            continue
         for k, v in enumerate(eqn.inputs):
             scalar_allowed = v.ndim == 0 and (eqn.primitive, k) in (("select_n", 0), ("clamp", 0), ("clamp", 2))
             if is_pointwise(eqn.primitive) and v in dependent and v.shape != eqn.output.shape and not scalar_allowed:
@@ -135,19 +143,39 @@ def broadcast_operands(program: Program, explained: Iterable[Var]) -> Program:
                 v = wide
             inputs.append(v)
         equations.append(replace(eqn, inputs=tuple(inputs)))
-    return replace(program, equations=tuple(equations))
+    outputs = tuple(same.get(v, v) for v in program.outputs)
+    return replace(program, equations=tuple(equations), outputs=outputs), same
+
+
+# Operand number → the number that leaves the other operand as it is.
+_NEUTRAL = {"add": {0: 0, 1: 0}, "sub": {1: 0}, "mul": {0: 1, 1: 1}, "div": {1: 1}}
+
+
+def _unchanged(eqn: Equation) -> Var | None:
+    """Return the operand that an equation like x + 0 or 1·x returns, as `sum([a, b])` begins."""
+    for k, number in _NEUTRAL.get(eqn.primitive, {}).items():
+        v, other = eqn.inputs[k], eqn.inputs[1 - k]
+        if (
+            isinstance(v, Literal)
+            and v.value == number
+            and (other.shape, other.dtype) == (eqn.output.shape, eqn.output.dtype)
+        ):
+            return other
+    return None
 
 
 def _broadcast(v: Var, wide: Var, eqn: Equation) -> Equation:
     def function(x):
         return jnp.broadcast_to(x, wide.shape)
 
-    params = {"shape": wide.shape, "broadcast_dimensions": tuple(range(v.ndim))}
-    return Added("broadcast_in_dim", (v,), (wide,), params, eqn.path, eqn.source, None, function)
+    def places(operand, axis):
+        return axis if v.shape[axis.dim] == wide.shape[axis.dim] else None
+
+    return Added("broadcast_in_dim", (v,), (wide,), {}, eqn.path, eqn.source, None, function, places)
 
 
-def analyse(program: Program, explained: Sequence[Var], outputs: Sequence[Var]) -> Flow:
-    """Find what carries relevance from `outputs` to `explained`."""
+def analyse(program: Program, explained: Sequence[Var], outputs: Sequence[Var], ids: frozenset[Var]) -> Flow:
+    """Find what carries relevance from `outputs` to `explained`; `ids` are the integers that have a carrier."""
     live = live_equations(program, outputs)
     carrying = _forward(live, explained, ended=True)
     useful = set(outputs)
@@ -161,6 +189,7 @@ def analyse(program: Program, explained: Sequence[Var], outputs: Sequence[Var]) 
             for v in dict.fromkeys(eqn.inputs):
                 if v in active:
                     uses[v].append(eqn)
+    able = carrying | ids
     definition = {v: eqn for eqn in program.equations for v in eqn.outputs}
     varying = varying_axes(program)
     uniform, numbers = uniform_values(program)
@@ -172,7 +201,7 @@ def analyse(program: Program, explained: Sequence[Var], outputs: Sequence[Var]) 
         outputs=tuple(outputs),
         live=live,
         active=active,
-        ended=tuple(e for e in live if carrying.intersection(e.inputs) and not carrying.intersection(e.outputs)),
+        ended=tuple(eqn for eqn in live if able.intersection(eqn.inputs) and not able.intersection(eqn.outputs)),
         dependent=frozenset(_forward(program.equations, explained, ended=False)),
         definition=definition,
         uses=uses,

@@ -5,12 +5,15 @@ which axis of a layer's output is which axis of its weights, and which axis carr
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jrlrp.graph.kinds import is_pointwise
-from jrlrp.trace.inline import Equation, Literal, Program, Var
+from jrlrp.trace.inline import Added, Equation, Literal, Program, Var
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,8 @@ def image(eqn: Equation, operand: int, axis: Axis) -> Axis | None:
     shape, out = eqn.inputs[operand].shape, eqn.outputs[0].shape
     if not shape:
         return None
+    if isinstance(eqn, Added):
+        return eqn.places(operand, axis)
     if eqn.primitive == "reshape":
         return None if eqn.params.get("dimensions") is not None else _reshaped(axis, shape, out)
     if is_pointwise(eqn.primitive) or eqn.primitive in _SAME_PLACE:
@@ -43,6 +48,8 @@ def image(eqn: Equation, operand: int, axis: Axis) -> Axis | None:
 def _reshaped(axis: Axis, shape: tuple[int, ...], out: tuple[int, ...]) -> Axis | None:
     # In row-major order the slices are `size` runs, `stride` apart, of one repeating pattern.
     stride = axis.inner * int(np.prod(shape[axis.dim + 1 :]))
+    if not stride * axis.size or 0 in out:
+        return None
     below = 1
     for dim in reversed(range(len(out))):
         if stride % below == 0 and (below * out[dim]) % (stride * axis.size) == 0 and out[dim] > 1:
@@ -239,6 +246,51 @@ def uniform_values(program: Program) -> tuple[set[Var], set[Var]]:
     return uniform | numbers, numbers
 
 
+def own_indices(program: Program) -> dict[Var, tuple[int | None, ...]]:
+    """Return the integer arrays that count along one of their axes: jnp.arange, and what indexing makes of it.
+
+    The value is that axis, for each component of an index that was put together of several.
+    """
+    counting: dict[Var, tuple[int | None, ...]] = {}
+    known = {v: np.asarray(c) for v, c in program.constants.items() if v.ndim == 1 and _is_known(c)}
+    for v, value in known.items():
+        if v.dtype.kind in "iu" and np.array_equal(value, np.arange(v.size)):
+            counting[v] = (0,)
+    false = {v for v, value in known.items() if v.dtype == np.bool_ and not value.any()}  # the outcome of i < 0
+    for eqn in program.equations:
+        first = eqn.inputs[0] if eqn.inputs else None
+        if eqn.primitive == "iota":
+            counting[eqn.output] = (eqn.params["dimension"],)
+        elif eqn.primitive == "concatenate" and eqn.params["dimension"] == eqn.output.ndim - 1:
+            counting[eqn.output] = tuple(d for v in eqn.inputs for d in counting.get(v, (None,) * v.shape[-1]))
+        elif eqn.primitive == "lt" and first in counting and getattr(eqn.inputs[1], "value", None) == 0:
+            false.add(eqn.output)
+        elif eqn.primitive == "select_n" and first in false and eqn.inputs[1] in counting:
+            counting[eqn.output] = counting[eqn.inputs[1]]  # where(i < 0, i + n, i)
+        elif first in counting and eqn.primitive in ("broadcast_in_dim", "reshape", "convert_element_type"):
+            (dim, *more) = counting[first]
+            there = image(eqn, 0, Axis(dim, first.shape[dim])) if dim is not None and not more else None
+            if there is not None and there.inner * there.outer == 1:
+                counting[eqn.output] = (there.dim,)
+    return counting
+
+
+def _is_known(value: Any) -> bool:
+    return not isinstance(value, jax.core.Tracer) and not jnp.issubdtype(value.dtype, jax.dtypes.extended)
+
+
+def _picked(eqn: Equation, dim: int, counting: dict[Var, tuple[int | None, ...]]) -> int | None:
+    """Return where a gather by `arange` leaves the dimension it counts along, as in `scores[arange(n), labels]`."""
+    numbers = eqn.params["dimension_numbers"]
+    components = counting.get(eqn.inputs[1], ())
+    if dim not in numbers.start_index_map or dim not in numbers.collapsed_slice_dims:
+        return None
+    component = numbers.start_index_map.index(dim)
+    along = components[component] if component < len(components) else None
+    places = [d for d in range(eqn.output.ndim) if d not in numbers.offset_dims]
+    return places[along] if along is not None and along < len(places) else None
+
+
 def example_axes(program: Program, explained: Iterable[Var], live: Iterable[Equation]) -> dict[Var, Axis]:
     """Return for each variable that depends on the explained inputs the axis of its independent examples.
 
@@ -250,8 +302,15 @@ def example_axes(program: Program, explained: Iterable[Var], live: Iterable[Equa
     if len(sizes) != 1 or None in sizes:
         return {}
     axes = {v: Axis(0, v.shape[0]) for v in explained}
+    counting = own_indices(program)
+
+    def find(eqn: Equation, k: int, axis: Axis) -> Axis | None:
+        if eqn.primitive == "gather" and k == 0 and (dim := _picked(eqn, axis.dim, counting)) is not None:
+            return replace(axis, dim=dim) if eqn.output.shape[dim] == eqn.inputs[0].shape[axis.dim] else None
+        return image(eqn, k, axis)
+
     for eqn in live:
-        there = {image(eqn, k, axes[v]) for k, v in enumerate(eqn.inputs) if v in axes}
+        there = {find(eqn, k, axes[v]) for k, v in enumerate(eqn.inputs) if v in axes}
         if there:
             axis = there.pop()
             if axis is None or there:

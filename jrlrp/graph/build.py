@@ -3,7 +3,9 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from jrlrp.graph.activity import Flow, analyse, broadcast_operands, is_float
+import jax.numpy as jnp
+
+from jrlrp.graph.activity import Flow, analyse, normalise
 from jrlrp.graph.affine import affine_layers
 from jrlrp.graph.axes import example_axes
 from jrlrp.graph.carriers import CARRY, EMBEDDING
@@ -36,16 +38,20 @@ class Graph:
         return tuple(step for step in self.steps if isinstance(step, Node))
 
 
-def build(program: Program, explained: Sequence[Var], outputs: Sequence[Var]) -> Graph:
+def build(
+    program: Program, explained: Sequence[Var], outputs: Sequence[Var], ids: frozenset[Var] = frozenset()
+) -> Graph:
     """Group a program's equations into nodes.
 
     Args:
       program: the flat program.
       explained: the inputs whose relevance is wanted.
       outputs: the variables that relevance starts from.
+      ids: the integers that have a carrier.
     """
-    program = broadcast_operands(program, explained)
-    flow = analyse(program, explained, outputs)
+    program, same = normalise(program, explained)
+    outputs = [same.get(v, v) for v in outputs]
+    flow = analyse(program, explained, outputs, ids)
     taken: set[Equation] = set()
     nodes: list[Node] = _softmaxes(flow, taken)
     links = elementwise_links(flow)
@@ -54,7 +60,7 @@ def build(program: Program, explained: Sequence[Var], outputs: Sequence[Var]) ->
     nodes += _combinations(flow, taken)
     nodes += [_single(flow, eqn) for eqn in flow.live if eqn not in taken and flow.active.intersection(eqn.outputs)]
     axes = example_axes(program, explained, flow.live)
-    nodes = [_informed(flow, axes, node) for node in nodes]
+    nodes = [_informed(flow, axes, _real(node)) for node in nodes]
     nodes = _placed(flow, sorted(nodes, key=lambda node: flow.position[node.equations[-1]]))
     return Graph(program, _schedule(flow, nodes), tuple(explained), tuple(outputs), _ended(flow, nodes), axes)
 
@@ -150,7 +156,8 @@ def _flatten(
 def _product(flow, eqn, equations, terms, contraction=False) -> Product:
     def is_gate(v: Var, inverted: bool) -> bool:
         lo, hi = flow.range(v)
-        return lo >= 1 if inverted else lo >= 0 and hi <= 1
+        slack = 4 * float(jnp.finfo(v.dtype).eps)  # numbers like 1/6 are rounded
+        return lo >= 1 - slack if inverted else lo >= -slack and hi <= 1 + slack
 
     return Product(
         kind="product",
@@ -174,10 +181,15 @@ def _single(flow: Flow, eqn: Equation) -> Node:
         cls, kind = Movement, "movement"
     elif eqn.primitive in ("max", "min", "clamp"):
         cls, kind = Choice, "max_pool"
-    outputs = tuple(v for v in eqn.outputs if is_float(v))
-    if any(v.dtype.kind == "c" for v in (*flow.active_inputs(eqn), *outputs)):
-        cls, kind = Opaque, "opaque"
     return cls(kind=kind, equations=(eqn,), inputs=tuple(dict.fromkeys(flow.active_inputs(eqn))), outputs=eqn.outputs)
+
+
+def _real(node: Node) -> Node:
+    """Return the node, or an opaque one if complex numbers pass through it: the rules are for real ones."""
+    variables = (*node.inputs, *node.outputs, *node.constants)
+    if node.kind == "opaque" or not any(jnp.issubdtype(v.dtype, jnp.complexfloating) for v in variables):
+        return node
+    return Opaque(kind="opaque", equations=node.equations, inputs=node.inputs, outputs=node.outputs)
 
 
 def _informed(flow: Flow, axes: dict, node: Node) -> Node:
@@ -222,7 +234,11 @@ def _schedule(flow: Flow, nodes: Iterable[Node]) -> tuple[Node | Equation, ...]:
 
 
 def _ended(flow: Flow, nodes: Iterable[Node]) -> tuple[Equation, ...]:
-    steered = [node for node in nodes if node.kind in ("activation", "softmax")]
+    steered = [
+        node
+        for node in nodes
+        if node.kind in ("activation", "softmax") or node.equations[-1].primitive in (CARRY, EMBEDDING)
+    ]
     matter = {v for node in nodes if node not in steered for v in node.constants} | set(flow.outputs)
     for eqn in reversed(flow.live):  # what the others make of the values matters as they do
         if matter.intersection(eqn.outputs) and not flow.active.intersection(eqn.outputs):

@@ -5,19 +5,18 @@ cast, a one-hot code) the carrier is added to the numbers, so that its cotangent
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import jax.numpy as jnp
 import numpy as np
 
-from jrlrp.graph.axes import varying_axes
-from jrlrp.graph.kinds import meaning_of
+from jrlrp.graph.axes import image, varying_axes
+from jrlrp.graph.kinds import is_pointwise, meaning_of
 from jrlrp.trace.inline import Added, Equation, Program, Var
 
 CARRY = "carry"  # a carrier that moves along with its ids
 EMBEDDING = "embedding"  # the place where ids become numbers
 
-_ARITHMETIC = frozenset("add sub mul neg max min clamp rem".split())
 _DATA = {"gather": (0,), "dynamic_slice": (0,), "dynamic_update_slice": (0, 1), "scatter": (0, 2)}
 
 
@@ -42,17 +41,17 @@ class _Companions:
         return out
 
 
-def add_carriers(program: Program, ids: Sequence[Var]) -> tuple[Program, dict[Var, Var]]:
-    """Return the program with a carrier for each of the integer inputs `ids`, and the carrier of each."""
+def add_carriers(program: Program, ids: Sequence[Var]) -> tuple[Program, dict[Var, Var], frozenset[Var]]:
+    """Return the program with a carrier for each integer input in `ids`, those carriers, and all that have one."""
     if not ids:
-        return program, {}
+        return program, {}, frozenset()
     companions = _Companions(program, ids)
     inputs = dict(companions.carrier)
     equations: list[Equation] = []
     for eqn in program.equations:
         equations.extend(_carry(eqn, companions) if companions.carrier.keys() & set(eqn.inputs) else [eqn])
     extended = Program((*program.inputs, *inputs.values()), program.constants, tuple(equations), program.outputs)
-    return extended, inputs
+    return extended, inputs, frozenset(companions.carrier)
 
 
 def _like(shape: tuple[int, ...]) -> Var:
@@ -62,23 +61,23 @@ def _like(shape: tuple[int, ...]) -> Var:
 def _carry(eqn: Equation, companions: _Companions) -> list[Equation]:
     """Return the equation and whatever has to stand beside it for the carriers of its inputs."""
     carrier, out, primitive = companions.carrier, eqn.output, eqn.primitive
-    carried = [v for v in eqn.inputs if v in carrier]
+    carried = [k for k, v in enumerate(eqn.inputs) if v in carrier]
+    data = _data_operands(eqn)
+    if primitive in ("gather", "dynamic_slice") and 0 not in carried:
+        return _look_up(eqn, carried, companions)
     if jnp.issubdtype(out.dtype, jnp.inexact):
-        if primitive == "convert_element_type":
-            return _become_numbers(eqn, carrier[eqn.inputs[0]], lambda c: c)
-        if primitive == "gather" and eqn.inputs[0] not in carrier:
-            index = carrier[eqn.inputs[1]]
-            return _become_numbers(eqn, index, _lookup(eqn, companions.components[index]))
+        if primitive == "convert_element_type" or (primitive == "select_n" and carried == [0]):
+            return _become_numbers(eqn, carried, companions, _broadcast_to(out.shape))
         return [eqn]
-    if primitive == "convert_element_type" and out.dtype != np.bool_:
-        carrier[out] = carrier[eqn.inputs[0]]
+    if primitive == "convert_element_type":
+        if out.dtype != np.bool_:
+            carrier[out] = carrier[eqn.inputs[0]]
         return [eqn]
-    if primitive in _ARITHMETIC or (primitive == "eq" and _is_one_hot(eqn, carried, companions.varying)):
-        return [eqn, _beside_arithmetic(eqn, carried, companions)]
-    if meaning_of(primitive) == "movement" or primitive == "select_n":
-        data = _data_operands(eqn)
-        if any(eqn.inputs[k] in carrier for k in data):
-            return [eqn, _beside_movement(eqn, data, companions)]
+    if (meaning_of(primitive) == "movement" or primitive == "select_n") and set(data).intersection(carried):
+        return [eqn, _beside_movement(eqn, data, companions)]
+    arithmetic = is_pointwise(primitive) and jnp.issubdtype(out.dtype, jnp.integer)
+    if arithmetic or (primitive == "eq" and _is_one_hot(eqn, carried, companions.varying)):
+        return [eqn, _beside(eqn, carried, companions, _broadcast_to(out.shape))]
     return [eqn]
 
 
@@ -88,14 +87,58 @@ def _data_operands(eqn: Equation) -> Sequence[int]:
     return _DATA.get(eqn.primitive, range(len(eqn.inputs)))
 
 
-def _beside_arithmetic(eqn: Equation, carried: Sequence[Var], companions: _Companions) -> Equation:
-    inputs = tuple(companions.carrier[v] for v in carried)
+@dataclass(frozen=True)
+class _Spread:
+    """How a carrier spreads over an equation's output: its values, and where its axes go."""
+
+    value: Callable
+    places: Callable
+
+
+def _broadcast_to(shape: tuple[int, ...]) -> Callable[[int], _Spread]:
+    def places(axis):
+        return axis if axis.dim < len(shape) and axis.size * axis.inner * axis.outer == shape[axis.dim] else None
+
+    return lambda operand: _Spread(lambda c: jnp.broadcast_to(c, shape), places)
+
+
+def _look_up(eqn: Equation, carried: Sequence[int], companions: _Companions) -> list[Equation]:
+    """Spread the carriers of the indices over what they look up; several explained components share alike."""
+    shape = eqn.output.shape
+    if eqn.primitive == "dynamic_slice":  # an index for each dimension, each a scalar
+        spread = lambda operand: _Spread(lambda c: jnp.broadcast_to(c, shape), lambda axis: None)
+    else:
+        index = eqn.inputs[1]
+        shares = companions.components[companions.carrier[index]] if index.shape[-1] > 1 else 1
+        features = eqn.params["dimension_numbers"].offset_dims
+        kept = tuple(1 if d in features else n for d, n in enumerate(shape))
+        value = lambda c: jnp.broadcast_to(jnp.reshape(jnp.sum(c, axis=-1) / shares, kept), shape)
+        spread = lambda operand: _Spread(value, lambda axis: image(eqn, 1, axis))
+    if jnp.issubdtype(eqn.output.dtype, jnp.inexact):
+        return _become_numbers(eqn, carried, companions, spread)
+    return [eqn, _beside(eqn, carried, companions, spread)]
+
+
+def _mean(carriers: Sequence, spreads: Sequence[_Spread]):
+    return sum(spread.value(c) for c, spread in zip(carriers, spreads, strict=True)) / len(carriers)
+
+
+def _beside(eqn: Equation, carried: Sequence[int], companions: _Companions, spread: Callable) -> Equation:
+    """Return the equation of the output's carrier: the mean of the inputs' carriers, spread over the output."""
+    inputs = tuple(companions.carrier[eqn.inputs[k]] for k in carried)
     out = companions.new(eqn, max(companions.components[c] for c in inputs))
-
-    def mean(*carriers):
-        return sum(jnp.broadcast_to(c, out.shape) for c in carriers) / len(carriers)
-
-    return Added(CARRY, inputs, (out,), {}, eqn.path, eqn.source, None, mean)
+    spreads = [spread(k) for k in carried]
+    return Added(
+        CARRY,
+        inputs,
+        (out,),
+        {},
+        eqn.path,
+        eqn.source,
+        None,
+        lambda *carriers: _mean(carriers, spreads),
+        lambda operand, axis: spreads[operand].places(axis),
+    )
 
 
 def _beside_movement(eqn: Equation, data: Sequence[int], companions: _Companions) -> Equation:
@@ -110,41 +153,31 @@ def _beside_movement(eqn: Equation, data: Sequence[int], companions: _Companions
         moved = [jnp.zeros(jnp.shape(v), np.float32) if k in plain else v for k, v in enumerate(values)]
         return eqn.bind(moved, **overrides)
 
-    return Added(CARRY, inputs, (out,), {}, eqn.path, eqn.source, None, move)
+    places = lambda operand, axis: image(eqn, operand, axis)
+    return Added(CARRY, inputs, (out,), {}, eqn.path, eqn.source, None, move, places)
 
 
-def _become_numbers(eqn: Equation, carrier: Var, expand: Callable) -> list[Equation]:
+def _become_numbers(eqn: Equation, carried: Sequence[int], companions: _Companions, spread: Callable) -> list[Equation]:
     number = Var(eqn.output.shape, eqn.output.dtype)
-    plain = Equation(eqn.primitive, eqn.inputs, (number,), eqn.params, eqn.path, eqn.source, eqn.eqn)
+    plain = replace(eqn, outputs=(number,))
+    spreads = [spread(k) for k in carried]
+    inputs = (number, *(companions.carrier[eqn.inputs[k]] for k in carried))
 
-    def spread(c, x):  # broadcast before the cast, so that the cotangent is summed in the carrier's precision
-        return jnp.broadcast_to(expand(c), x.shape).astype(x.dtype)
+    def share(x, *carriers):  # spread before the cast, so that the cotangent is summed in the carrier's precision
+        return x + _mean(carriers, spreads).astype(x.dtype)
 
-    def share(x, c):
-        return x + spread(c, x)
+    def gradient(x, *carriers):
+        return x * (1 + _mean(carriers, spreads).astype(x.dtype))
 
-    def gradient(x, c):
-        return x * (1 + spread(c, x))
+    def places(operand, axis):
+        return axis if operand == 0 else spreads[operand - 1].places(axis)
 
-    inputs = (number, carrier)
-    return [plain, Lookup(EMBEDDING, inputs, eqn.outputs, {}, eqn.path, eqn.source, None, share, gradient)]
-
-
-def _lookup(eqn: Equation, components: int) -> Callable:
-    """Spread an index's carrier over the features that it looks up; several explained components share alike."""
-    numbers, out = eqn.params["dimension_numbers"], eqn.output
-    shape = tuple(1 if d in numbers.offset_dims else n for d, n in enumerate(out.shape))
-    shares = components if eqn.inputs[1].shape[-1] > 1 else 1
-
-    def expand(c):
-        return jnp.reshape(jnp.sum(c, axis=-1) / shares, shape)
-
-    return expand
+    return [plain, Lookup(EMBEDDING, inputs, eqn.outputs, {}, eqn.path, eqn.source, None, share, places, gradient)]
 
 
-def _is_one_hot(eqn: Equation, carried: Sequence[Var], varying: dict[Var, frozenset[int]]) -> bool:
+def _is_one_hot(eqn: Equation, carried: Sequence[int], varying: dict[Var, frozenset[int]]) -> bool:
     """Tell a comparison of ids with all their possible values, along an axis of its own, from any other."""
     if len(carried) != 1:
         return False
-    others = [v for v in eqn.inputs if v is not carried[0]]
-    return any(varying.get(v, frozenset()) - varying[carried[0]] for v in others)
+    ids, other = eqn.inputs[carried[0]], eqn.inputs[1 - carried[0]]
+    return bool(varying.get(other, frozenset()) - varying[ids])

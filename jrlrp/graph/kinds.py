@@ -70,6 +70,8 @@ def register_kind(primitive: str, kind: str) -> None:
       ArgumentError: for a kind that is not one of these.
     """
     name = getattr(primitive, "name", primitive)
+    if not isinstance(name, str):
+        raise ArgumentError(f"register_kind got {primitive!r}; expected a JAX primitive or its name.")
     allowed = [k for k in MEANINGS if k not in ("arithmetic", "contraction")]
     if kind not in allowed:
         raise ArgumentError(f"register_kind got kind={kind!r} for {name!r}; expected one of {', '.join(allowed)}.")

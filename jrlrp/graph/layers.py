@@ -14,9 +14,9 @@ from jrlrp.trace.inline import Equation, Literal, Var
 Array = Any
 
 
-def wide(dtype: Any) -> Any:
-    """Return the dtype that rules compute in for values of `dtype`: float32 at least."""
-    return jnp.promote_types(dtype, jnp.float32)
+def wide(*dtypes: Any) -> Any:
+    """Return the dtype that rules compute in for values of these dtypes: the widest, float32 at least."""
+    return max((*map(jnp.dtype, dtypes), jnp.dtype(jnp.float32)), key=lambda dtype: jnp.finfo(dtype).bits)
 
 
 class Layer:
@@ -52,9 +52,11 @@ class LinearLayer(Layer):
         has none (an average pool, which has no negative entries; a map of kind "linear").
     """
 
-    def __init__(self, node: Affine, constants: Sequence[Array]):
+    def __init__(self, node: Affine, constants: Sequence[Array], x: Array):
         super().__init__(node, constants)
-        self.dtype = wide(jnp.promote_types(node.output.dtype, node.inputs[0].dtype))
+        vma = getattr(jax.typeof(x), "vma", None)  # inside shard_map, over which mesh axes the input varies
+        self._placement = {"vma": vma} if vma else {}
+        self.dtype = wide(node.output.dtype, node.inputs[0].dtype)
 
     def constant(self, v: Var) -> Array:
         return jnp.asarray(self.value(v), self.dtype)
@@ -116,7 +118,8 @@ class LinearLayer(Layer):
 
     def pull(self, r: Array, weight: Array | None = None) -> Array:
         """Return the transpose of `map` applied to `r`."""
-        x = jax.ShapeDtypeStruct(self._node.inputs[0].shape, self.dtype)
+        v = self._node.inputs[0]
+        x = jax.ShapeDtypeStruct(v.shape, self.dtype, **self._placement)
         (out,) = jax.linear_transpose(lambda x: self.map(x, weight), x)(r.astype(self.dtype))
         return out
 
@@ -176,7 +179,7 @@ class ProductLayer(Layer):
             operand=k,
             weight=w,
         )
-        return LinearLayer(node, [inputs[other]])
+        return LinearLayer(node, [inputs[other]], inputs[k])
 
 
 class SoftmaxLayer(Layer):
@@ -187,10 +190,10 @@ class SoftmaxLayer(Layer):
         self.dims = tuple(sorted(node.dims))
 
 
-def layer_of(node: Node, constants: Sequence[Array]) -> Layer:
+def layer_of(node: Node, inputs: Sequence[Array], constants: Sequence[Array]) -> Layer:
     """Return the numbers of a node."""
     if isinstance(node, Affine):
-        return LinearLayer(node, constants)
+        return LinearLayer(node, constants, inputs[0])
     if isinstance(node, Sum):
         return SumLayer(node, constants)
     if isinstance(node, Product):

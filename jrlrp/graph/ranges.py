@@ -25,14 +25,18 @@ def value_ranges(program: Program, known: Mapping[Var, Range]) -> dict[Var, Rang
         return ranges[v]
 
     for eqn in program.equations:
-        for out in eqn.outputs:
-            ranges[out] = _intersect(_range(eqn, [read(v) for v in eqn.inputs]), known.get(out, _of_dtype(out)))
+        operands = [read(v) for v in eqn.inputs]
+        for k, out in enumerate(eqn.outputs):
+            ranges[out] = _intersect(_range(eqn, operands, k), known.get(out, _of_dtype(out)))
     return ranges
 
 
-def _range(eqn: Equation, x: list[Range]) -> Range:
+def _range(eqn: Equation, x: list[Range], k: int) -> Range:
+    """Return the range of the k-th output."""
+    if eqn.primitive == "sort":
+        return x[k]
     rule = _RULES.get(eqn.primitive)
-    if rule is None:
+    if rule is None or (k > 0 and eqn.primitive not in ("split", "unstack")):
         return UNKNOWN
     lo, hi = rule(eqn, *x)
     return UNKNOWN if math.isnan(lo) or math.isnan(hi) else (lo, hi)
@@ -133,6 +137,12 @@ def _keep(eqn: Equation, x: Range, *rest: Range) -> Range:
     return x
 
 
+def _cast(eqn: Equation, x: Range) -> Range:
+    if eqn.output.dtype.kind in "iu" and all(map(math.isfinite, x)):
+        return float(math.floor(x[0])), float(math.ceil(x[1]))
+    return x
+
+
 def _keep_union(eqn: Equation, *x: Range) -> Range:
     return _union(*x)
 
@@ -178,11 +188,13 @@ _RULES: dict[str, Callable] = {
     "cumsum": lambda eqn, x: _scale_of_sum(x),
     "reduce_prod": lambda eqn, x: (0.0, 1.0 if x[1] <= 1 else math.inf) if x[0] >= 0 else UNKNOWN,
     "reduce_window_max": _window_max,
+    "dynamic_slice": _keep,
+    "convert_element_type": _cast,
     "dot_general": _contraction,
     "conv_general_dilated": _contraction,
     **dict.fromkeys(
-        """broadcast_in_dim reshape transpose squeeze slice rev convert_element_type reduce_precision reduce_max
-        reduce_min cummax cummin stop_gradient dynamic_slice sharding_constraint copy device_put sort top_k
+        """broadcast_in_dim reshape transpose squeeze slice rev reduce_precision reduce_max
+        reduce_min cummax cummin stop_gradient sharding_constraint copy device_put top_k
         split unstack tile real""".split(),
         _keep,
     ),

@@ -37,14 +37,13 @@ class Rule:
         return None
 
     def require(self, condition: Callable[..., Any], expected: str, *names: str) -> None:
-        """Raise RuleError unless the named parameters, those of them that are known now, satisfy `condition`."""
+        """Raise RuleError unless the named parameters are scalars and, if known, satisfy `condition`."""
         values = [getattr(self, name) for name in names]
-        if any(isinstance(v, jax.core.Tracer) for v in values):
+        scalars = all(_is_scalar(v) for v in values)
+        if scalars and (any(isinstance(v, jax.core.Tracer) for v in values) or condition(*values)):
             return
         given = ", ".join(f"{name}={v!r}" for name, v in zip(names, values, strict=True))
-        numeric = all(isinstance(v, bool) is False and _is_number(v) for v in values)
-        if not numeric or not np.all(condition(*values)):
-            raise RuleError(f"{type(self).__name__}({given}): expected {expected}.")
+        raise RuleError(f"{type(self).__name__}({given}): expected {expected}.")
 
     def split(self) -> tuple[dict[str, Any], Callable[[dict[str, Any]], "Rule"]]:
         """Return the parameters that are arrays or traced, and a function that puts such parameters back.
@@ -74,11 +73,10 @@ class Rule:
         return f"{type(self).__name__}({', '.join(shown)})"
 
 
-def _is_number(v: Any) -> bool:
-    try:
-        return np.issubdtype(np.asarray(v).dtype, np.number)
-    except (TypeError, ValueError):
-        return False
+def _is_scalar(v: Any) -> bool:
+    if isinstance(v, (int, float)):
+        return not isinstance(v, bool)
+    return isinstance(v, (np.generic, np.ndarray, jax.Array)) and v.ndim == 0 and jnp.issubdtype(v.dtype, jnp.number)
 
 
 def _differs(rule: Rule, field: Any) -> bool:

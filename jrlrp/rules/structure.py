@@ -1,5 +1,6 @@
 """Rules that ask little of a node: `Pass`, `Block`, `Gradient`, and the shares of a sum."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -98,10 +99,10 @@ class ShareAbsolute(Rule):
 
     def __call__(self, layer: Any, inputs: Sequence[Array], output: Array, relevance: Array) -> tuple[Array, ...]:
         sizes = [jnp.abs(term) for term in layer.terms(inputs)]
-        largest = jnp.maximum(sum_of(sizes, jnp.maximum), jnp.finfo(output.dtype).tiny)
-        parts = [size / largest for size in sizes]  # whose sum cannot leave the dtype
-        total = sum_of(parts, jnp.add)
-        return tuple(jnp.where(total == 0, 0, part / jnp.where(total == 0, 1, total)) * relevance for part in parts)
+        largest = jax.lax.stop_gradient(functools.reduce(jnp.maximum, sizes))  # it cancels: no derivative
+        parts = [size / jnp.where(largest == 0, 1, largest) for size in sizes]  # whose sum cannot leave the dtype
+        total = functools.reduce(jnp.add, parts)
+        return tuple(part / jnp.where(total == 0, 1, total) * relevance for part in parts)
 
 
 @dataclass(frozen=True, repr=False)
@@ -112,10 +113,3 @@ class ShareEqual(Rule):
 
     def __call__(self, layer: Any, inputs: Sequence[Array], output: Array, relevance: Array) -> tuple[Array, ...]:
         return tuple(relevance / len(inputs) for _ in inputs)
-
-
-def sum_of(values: Sequence[Array], combine: Any) -> Array:
-    out = values[0]
-    for v in values[1:]:
-        out = combine(out, v)
-    return out

@@ -70,9 +70,13 @@ class Equation:
 
 @dataclass(frozen=True, eq=False)
 class Added(Equation):
-    """An equation that the library puts into a program: `function` evaluates it."""
+    """An equation that the library puts into a program.
+
+    `function` evaluates it; `places(operand, axis)` says where an operand's axis stands in the output, None if nowhere.
+    """
 
     function: Callable = field(repr=False, default=lambda *values: values)
+    places: Callable = field(repr=False, default=lambda operand, axis: None)
 
     def run(self, values: Sequence[Any]) -> list[Any]:
         return [self.function(*values)]

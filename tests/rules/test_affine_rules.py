@@ -172,6 +172,8 @@ def test_parameters_may_be_arrays(epsilon):
         (lambda: jrlrp.Epsilon("1"), "expected a finite epsilon ≥ 0"),
         (lambda: jrlrp.Epsilon(True), "expected a finite epsilon ≥ 0"),
         (lambda: jrlrp.Epsilon(float("nan")), "expected a finite epsilon ≥ 0"),
+        (lambda: jrlrp.Epsilon(np.ones(5)), "expected a finite epsilon ≥ 0"),
+        (lambda: jrlrp.Epsilon([1.0, 2.0]), "expected a finite epsilon ≥ 0"),
         (lambda: jrlrp.ZPlus(-1.0), "expected a finite epsilon ≥ 0"),
         (lambda: jrlrp.AlphaBeta(1.0, 1.0), "expected alpha + beta = 1"),
         (lambda: jrlrp.AlphaBeta(2.0, -1.0, -1.0), "expected a finite epsilon ≥ 0"),
@@ -180,6 +182,7 @@ def test_parameters_may_be_arrays(epsilon):
         (lambda: jrlrp.Gradient(-1.0), "expected a finite epsilon ≥ 0"),
         (lambda: jrlrp.SignalTakesAll(jrlrp.Pass()), "expected a rule of linear layers"),
         (lambda: jrlrp.epsilon(-1.0), "expected a finite epsilon ≥ 0"),
+        (lambda: jrlrp.relative(skip=[]), "expected one of 'absolute', 'ratio', 'symmetric'"),
         (lambda: jrlrp.relative(skip="half"), "expected one of 'absolute', 'ratio', 'symmetric'"),
     ],
 )

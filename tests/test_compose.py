@@ -1,0 +1,194 @@
+"""The transform composes as jax.grad does: jit, vmap, grad, jvp, map, checkpoint, sharding, batches, dtypes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.test_util import check_grads
+
+import jrlrp
+
+RNG = np.random.default_rng(0)
+K, W, B = RNG.normal(size=(3, 3, 2, 4)), RNG.normal(size=(36, 3)), RNG.normal(size=4)
+X = RNG.normal(size=(4, 6, 6, 2))
+PRESETS = {
+    "relative": jrlrp.relative(),
+    "relative, ratio": jrlrp.relative("ratio"),
+    "epsilon": jrlrp.epsilon(0.1),
+    "epsilon plus": jrlrp.epsilon_plus(),
+    "alpha beta": jrlrp.AlphaBeta(),
+    "gradient": jrlrp.gradient_times_input(),
+}
+
+
+def net(x, k=K, w=W, b=B):
+    y = jax.lax.conv_general_dilated(x, k, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")) + b
+    y = y + jax.nn.silu(y)
+    y = jax.lax.reduce_window(y, -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
+    return y.reshape(y.shape[0], -1) @ w
+
+
+@pytest.fixture(params=PRESETS)
+def rules(request):
+    return PRESETS[request.param]
+
+
+def test_jit_inside_and_out(rules):
+    expected = jrlrp.relevance(net, rules=rules)(X)
+    np.testing.assert_allclose(jax.jit(jrlrp.relevance(net, rules=rules))(X), expected, rtol=1e-9)
+    np.testing.assert_allclose(jrlrp.relevance(jax.jit(net), rules=rules)(X), expected, rtol=1e-9)
+    closed = jax.jit(lambda x, k, w: jrlrp.relevance(lambda x: net(x, k, w), rules=rules)(x))(X, K, W)
+    np.testing.assert_allclose(closed, expected, rtol=1e-9)
+
+
+def test_a_batch_is_its_examples(rules):
+    batch = jrlrp.relevance(net, rules=rules)(X)
+    single = jnp.concatenate([jrlrp.relevance(net, rules=rules)(X[k : k + 1]) for k in range(4)])
+    np.testing.assert_allclose(batch, single, rtol=1e-9, atol=1e-12)
+    one = lambda x: net(x[None])[0]
+    np.testing.assert_allclose(jax.vmap(jrlrp.relevance(one, rules=rules))(X), single, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(jrlrp.relevance(jax.vmap(one), rules=rules)(X), single, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(jax.lax.map(jrlrp.relevance(one, rules=rules), X), single, rtol=1e-9, atol=1e-12)
+    folded = X.reshape(2, 2, 6, 6, 2)
+    nested = jax.vmap(jax.vmap(jrlrp.relevance(one, rules=rules)))(folded)
+    np.testing.assert_allclose(nested.reshape(X.shape), single, rtol=1e-9, atol=1e-12)
+
+
+def test_checkpoint_is_transparent(rules):
+    expected = jrlrp.relevance(net, rules=rules)(X)
+    np.testing.assert_allclose(jrlrp.relevance(jax.checkpoint(net), rules=rules)(X), expected, rtol=1e-9)
+    np.testing.assert_allclose(jax.checkpoint(jrlrp.relevance(net, rules=rules))(X), expected, rtol=1e-9)
+
+
+def test_vmap_over_targets(rules):
+    targets = jnp.arange(3)
+    f = lambda t: jrlrp.relevance(net, rules=rules, target=t)(X)
+    for k, r in enumerate(jax.vmap(f)(targets)):
+        np.testing.assert_allclose(r, f(k), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda e: jrlrp.epsilon(e),
+        lambda e: jrlrp.epsilon_plus(e),
+        lambda e: jrlrp.Epsilon(e),
+        lambda e: jrlrp.AlphaBeta(1 + e, -e),
+        lambda e: jrlrp.ZPlus(e),
+        lambda e: jrlrp.Composite([(jrlrp.match("sum"), jrlrp.ShareRatio(e))], base=jrlrp.epsilon()),
+        lambda e: jrlrp.Composite([(jrlrp.match("activation"), jrlrp.Gradient(e))], base=jrlrp.epsilon()),
+    ],
+)
+def test_vmap_and_grad_over_rule_parameters(make):
+    values = jnp.asarray([0.05, 0.5])
+    f = lambda e: jrlrp.relevance(net, rules=make(e))(X)
+    for e, r in zip(values, jax.jit(jax.vmap(f))(values), strict=True):
+        np.testing.assert_allclose(r, f(float(e)), rtol=1e-9, atol=1e-12)
+    size = lambda e: (f(e) ** 2).sum()
+    step = 1e-6
+    np.testing.assert_allclose(jax.grad(size)(0.3), (size(0.3 + step) - size(0.3 - step)) / (2 * step), rtol=1e-4)
+
+
+def test_grad_and_jvp_through_relevance(rules):
+    x, k = jnp.asarray(X[:2]), jnp.asarray(K)
+    # tanh has no kinks for the numerical derivative to fall over
+    smooth = lambda x, k: jnp.tanh(net(x, k))[:, :2]
+    loss = lambda x, k: (jrlrp.relevance(smooth, rules=rules, target=0)(x, k) ** 2).sum()
+    check_grads(loss, (x, k), order=1, modes=["rev", "fwd"], eps=1e-7, atol=1e-3, rtol=1e-3)
+
+
+def test_nothing_is_closed_over():
+    """A traced parameter, weight and input at once, under every transform that makes tracers."""
+
+    def f(e, w, x):
+        return jrlrp.relevance(lambda x: jax.nn.relu(x @ w) @ w.T, rules=jrlrp.AlphaBeta(1 + e, -e))(x)
+
+    e, w, x = jnp.asarray([0.1, 0.2]), RNG.normal(size=(2, 5, 5)), RNG.normal(size=(2, 3, 5))
+    both = jax.jit(jax.vmap(f))(e, w, x)
+    looped = jax.lax.scan(lambda c, args: (c, f(*args)), 0, (e, w, x))[1]
+    branch = jax.lax.cond(True, f, lambda e, w, x: x, e[0], w[0], x[0])
+    for k in range(2):
+        np.testing.assert_allclose(both[k], f(e[k], w[k], x[k]), rtol=1e-9)
+        np.testing.assert_allclose(looped[k], both[k], rtol=1e-9)
+    np.testing.assert_allclose(branch, both[0], rtol=1e-9)
+
+
+def test_sharded_inputs_stay_sharded(rules):
+    if jax.device_count() < 4:
+        pytest.skip("needs four devices")
+    mesh = Mesh(np.asarray(jax.devices()[:4]), ("data",))
+    sharding = NamedSharding(mesh, PartitionSpec("data"))
+    x = jax.device_put(jnp.asarray(X), sharding)
+    r = jax.jit(jrlrp.relevance(net, rules=rules))(x)
+    assert r.sharding.is_equivalent_to(sharding, r.ndim)
+    np.testing.assert_allclose(r, jrlrp.relevance(net, rules=rules)(X), rtol=1e-9, atol=1e-12)
+
+
+def test_empty_batches_and_axes(rules):
+    assert jrlrp.relevance(net, rules=rules)(X[:0]).shape == (0, 6, 6, 2)
+    r = jrlrp.relevance(lambda x: x @ jnp.ones((0, 3)), rules=rules)(jnp.ones((2, 0)))
+    assert r.shape == (2, 0)
+
+
+def test_eval_shape(rules):
+    out = jax.eval_shape(jrlrp.relevance(net, rules=rules), jax.ShapeDtypeStruct(X.shape, jnp.float64))
+    assert out.shape == X.shape and out.dtype == jnp.float64
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+def test_narrow_floats(rules, dtype):
+    k, w, b, x = (jnp.asarray(a, dtype) for a in (K, W, B, X))
+    r = jax.jit(jrlrp.relevance(lambda x: net(x, k, w, b).astype(jnp.float32), rules=rules, target=0))(x)
+    assert r.dtype == dtype and r.shape == X.shape
+    exact = np.asarray(jrlrp.relevance(net, rules=rules, target=0)(X))
+    error = np.abs(np.asarray(r, np.float64) - exact).sum() / np.abs(exact).sum()
+    assert error < {jnp.float32: 1e-3, jnp.float16: 0.05, jnp.bfloat16: 0.3}[dtype]
+
+
+def test_python_scalars_and_weak_types():
+    r = jrlrp.relevance(lambda x: x * 3.0)(2.0)
+    assert r == 6.0 and r.dtype == jnp.result_type(float)
+
+
+# Batched programs that move, merge and split their batch axis, none of which mixes examples.
+V = RNG.normal(size=(6, 6))
+MOVES = {
+    "merged and split": lambda x: (x.reshape(-1, 6) @ V).reshape(4, 3, 6).sum(1),
+    "merged behind": lambda x: (x.transpose(1, 0, 2).reshape(-1, 6) @ V).reshape(3, 4, 6).sum(0),
+    "merged twice": lambda x: jnp.tanh(x.reshape(-1) * 2.0).reshape(4, 18)[:, :6] @ V,
+    "transposed": lambda x: (V.T @ x.sum(1).T).T,
+    "einsum": lambda x: jnp.einsum("bti,ij->bj", x, V),
+    "batched dot": lambda x: jnp.einsum("bti,bij->bj", x, np.broadcast_to(V, (4, 6, 6))),
+    "padded and sliced": lambda x: jnp.pad(x, ((0, 0), (1, 1), (0, 0)))[:, 1:3].sum(1) @ V,
+    "concatenated": lambda x: jnp.concatenate([x[:, 0], x[:, 1] @ V], 1),
+    "gathered": lambda x: jnp.take(x, np.array([0, 2]), axis=1).sum(1) @ V,
+    "sorted": lambda x: jnp.sort(x, axis=-1).sum(1) @ V,
+    "scattered": lambda x: x.at[:, 1].set(0.0).sum(1) @ V,
+    "residual": lambda x: x.sum(1) + jnp.tanh(x.sum(1) @ V) @ V,
+    "attention": lambda x: (jax.nn.softmax(x @ x.transpose(0, 2, 1)) @ x).sum(1) @ V,
+    "picked": lambda x: jnp.stack([x[jnp.arange(4), np.array([0, 2, 1, 0])] @ V, x[np.arange(4), 1]], 1).sum(1),
+    "gated": lambda x: (jax.nn.sigmoid(x @ V) * (x @ V.T)).sum(1),
+}
+
+
+@pytest.mark.parametrize("move", MOVES)
+@pytest.mark.parametrize("rules", [jrlrp.relative(), jrlrp.relative("ratio")], ids=["absolute", "ratio"])
+def test_an_examples_map_does_not_depend_on_its_batch(move, rules):
+    x = RNG.normal(size=(4, 3, 6))
+    one = jnp.stack([jrlrp.relevance(lambda x: _tiled(MOVES[move], x)[0], rules=rules)(e) for e in x])
+    np.testing.assert_allclose(jrlrp.relevance(MOVES[move], rules=rules)(x), one, rtol=1e-8, atol=1e-10)
+
+
+def _tiled(f, example):
+    """Evaluate a function of batches of four on one example, beside three constant ones."""
+    return f(jnp.concatenate([example[None], jnp.ones((3, *example.shape))]))
+
+
+def test_examples_that_are_mixed_are_one():
+    f = lambda x: (x - x.mean(0)) @ V
+    x = RNG.normal(size=(4, 6))
+    r = jrlrp.relevance(f, rules=jrlrp.Composite([(jrlrp.match("dense"), jrlrp.Relative())], base=jrlrp.epsilon()))(x)
+    assert np.isfinite(r).all()
+    before = jrlrp.relevance(lambda z: z @ V, rules=jrlrp.Relative())(x - x.mean(0))
+    assert not np.allclose(np.abs(before).sum(1), np.abs(r).sum(1))

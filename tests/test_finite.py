@@ -1,0 +1,97 @@
+"""No NaN and no infinity from finite input, and sensible maps at any scale."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jrlrp
+
+RNG = np.random.default_rng(0)
+K, W, B = RNG.normal(size=(3, 3, 2, 4)), RNG.normal(size=(36, 3)), RNG.normal(size=4)
+X = RNG.normal(size=(4, 6, 6, 2))
+RULES = {
+    "relative": jrlrp.relative(),
+    "relative, ratio": jrlrp.relative("ratio"),
+    "relative, symmetric": jrlrp.relative("symmetric"),
+    "zero": jrlrp.Zero(),
+    "epsilon": jrlrp.epsilon(),
+    "epsilon 0": jrlrp.epsilon(0.0),
+    "epsilon plus": jrlrp.epsilon_plus(),
+    "alpha beta": jrlrp.AlphaBeta(epsilon=0.0),
+}
+
+
+def net(x, bias=True):
+    k, w = K.astype(x.dtype), W.astype(x.dtype)
+    y = jax.lax.conv_general_dilated(x, k, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    y = jax.nn.relu(y + B.astype(x.dtype)) if bias else jax.nn.relu(y)
+    y = y + jnp.roll(y, 1, axis=2)
+    y = jax.lax.reduce_window(y, -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
+    return y.reshape(y.shape[0], -1) @ w
+
+
+@pytest.mark.parametrize("rules", RULES)
+@pytest.mark.parametrize("scale", [0.0, 1e-30, 1e-10, 1e10, 1e30])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_any_scale_is_finite(rules, scale, dtype):
+    with jax.enable_x64(False):
+        x = (jnp.asarray(X, jnp.float32) * scale).astype(dtype)
+        value, r = jax.jit(jrlrp.value_and_relevance(net, rules=RULES[rules]))(x)
+    assert np.isfinite(np.asarray(value, np.float32)).all()
+    assert np.isfinite(np.asarray(r, np.float32)).all()
+
+
+@pytest.mark.parametrize("rules", ["relative", "zero", "relative, ratio"])
+@pytest.mark.parametrize("scale", [1e-25, 1e25])
+def test_maps_of_bias_free_networks_do_not_know_the_scale(rules, scale):
+    with jax.enable_x64(False):
+        f = jax.jit(jrlrp.relevance(lambda x: net(x, bias=False), rules=RULES[rules]))
+        x = jnp.asarray(X, jnp.float32)
+        np.testing.assert_allclose(f(x * scale) / scale, f(x), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("rules", RULES)
+def test_a_small_example_beside_a_large_one(rules):
+    with jax.enable_x64(False):
+        x = jnp.asarray(X, jnp.float32) * jnp.asarray([1e20, 1e-20, 1.0, 0.0]).reshape(4, 1, 1, 1)
+        batch = jrlrp.relevance(net, rules=RULES[rules])(x)
+        for k in range(4):
+            alone = jrlrp.relevance(net, rules=RULES[rules])(x[k : k + 1])[0]
+            np.testing.assert_allclose(batch[k], alone, rtol=1e-3, atol=1e-4 * np.abs(alone).max())
+
+
+@pytest.mark.parametrize("rules", RULES)
+def test_dead_layers_and_exact_cancellation(rules):
+    dead = lambda x: jax.nn.relu(x @ W[:2] - 1e6) @ W[:3]
+    r = jrlrp.relevance(dead, rules=RULES[rules])(X[0, 0])
+    np.testing.assert_array_equal(r, 0.0)
+    cancelling = lambda x: (x @ jnp.asarray([[1.0], [1.0]])) @ jnp.ones((1, 3)) + x[:, :1]
+    for x in ([[1.0, -1.0]], [[1e30, -1e30]], [[1e30, -1e30 + 1e23]]):
+        with jax.enable_x64(False):
+            assert np.isfinite(jrlrp.relevance(cancelling, rules=RULES[rules])(jnp.asarray(x))).all()
+
+
+@pytest.mark.parametrize("rules", RULES)
+def test_long_chains_of_cancelling_layers(rules):
+    """ε multiplies relevance wherever a layer nearly cancels; it saturates, and says nothing that is not a number."""
+    w = RNG.normal(size=(8, 8)) - RNG.normal(size=(8, 1))
+
+    def deep(x):
+        for _ in range(40):
+            x = jnp.tanh(x @ w.astype(x.dtype))
+        return x
+
+    for dtype in (jnp.float32, jnp.float16):
+        with jax.enable_x64(False):
+            r = jax.jit(jrlrp.relevance(deep, rules=RULES[rules]))(jnp.asarray(X[0, 0, :, :1] * np.ones((6, 8)), dtype))
+        assert np.isfinite(np.asarray(r, np.float32)).all()
+
+
+@pytest.mark.parametrize("rules", RULES)
+def test_derivatives_of_relevance_are_finite_where_units_are_dead(rules):
+    f = lambda x: (jax.nn.relu(x @ W[:2]) + jax.nn.relu(x @ W[:2] * 2)) @ W[:3]
+    size = lambda x: jrlrp.relevance(f, rules=RULES[rules])(x).sum()
+    with jax.enable_x64(False):
+        for x in (jnp.asarray(X[0, 0], jnp.float32), jnp.zeros((2, 2), jnp.float32), -jnp.ones((2, 2), jnp.float32)):
+            assert np.isfinite(jax.grad(size)(x)).all()
