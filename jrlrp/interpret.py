@@ -45,7 +45,7 @@ def interpret(
             rule = rules.get(step)
             if gradient and isinstance(step.equations[0], Lookup):
                 eqn = step.equations[0]
-                results = [eqn.gradient(*(read(v) for v in eqn.inputs))]
+                results = eqn.gradient(*(read(v) for v in eqn.inputs))
             elif gradient or rule is None or rule.native:
                 results = step.run(arguments, constants)
             else:

@@ -26,7 +26,7 @@ def net(x, k=K, w=W, b=B):
     y = jax.lax.conv_general_dilated(x, k, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")) + b
     y = y + jax.nn.silu(y)
     y = jax.lax.reduce_window(y, -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
-    return y.reshape(y.shape[0], -1) @ w
+    return y.reshape(y.shape[0], 36) @ w
 
 
 @pytest.fixture(params=PRESETS)
@@ -167,7 +167,7 @@ MOVES = {
     "scattered": lambda x: x.at[:, 1].set(0.0).sum(1) @ V,
     "residual": lambda x: x.sum(1) + jnp.tanh(x.sum(1) @ V) @ V,
     "attention": lambda x: (jax.nn.softmax(x @ x.transpose(0, 2, 1)) @ x).sum(1) @ V,
-    "picked": lambda x: jnp.stack([x[jnp.arange(4), np.array([0, 2, 1, 0])] @ V, x[np.arange(4), 1]], 1).sum(1),
+    "picked": lambda x: jnp.stack([x[jnp.arange(4), np.full(4, 2)] @ V, x[np.arange(4), 1]], 1).sum(1),
     "gated": lambda x: (jax.nn.sigmoid(x @ V) * (x @ V.T)).sum(1),
 }
 

@@ -166,7 +166,7 @@ def _unchanged(eqn: Equation) -> Var | None:
 
 def _broadcast(v: Var, wide: Var, eqn: Equation) -> Equation:
     def function(x):
-        return jnp.broadcast_to(x, wide.shape)
+        return [jnp.broadcast_to(x, wide.shape)]
 
     def places(operand, axis):
         return axis if v.shape[axis.dim] == wide.shape[axis.dim] else None

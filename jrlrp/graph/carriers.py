@@ -35,10 +35,12 @@ class _Companions:
         self.components = dict.fromkeys(self.carrier.values(), 1)
         self.varying = varying_axes(program)
 
-    def new(self, eqn: Equation, components: int) -> Var:
-        out = self.carrier[eqn.output] = _like(eqn.output.shape)
-        self.components[out] = components
-        return out
+    def new(self, eqn: Equation, components: int) -> tuple[Var, ...]:
+        """Return the carriers of an equation's outputs."""
+        carriers = tuple(_like(v.shape) for v in eqn.outputs)
+        self.carrier.update(zip(eqn.outputs, carriers, strict=True))
+        self.components.update(dict.fromkeys(carriers, components))
+        return carriers
 
 
 def add_carriers(program: Program, ids: Sequence[Var]) -> tuple[Program, dict[Var, Var], frozenset[Var]]:
@@ -126,17 +128,17 @@ def _mean(carriers: Sequence, spreads: Sequence[_Spread]):
 def _beside(eqn: Equation, carried: Sequence[int], companions: _Companions, spread: Callable) -> Equation:
     """Return the equation of the output's carrier: the mean of the inputs' carriers, spread over the output."""
     inputs = tuple(companions.carrier[eqn.inputs[k]] for k in carried)
-    out = companions.new(eqn, max(companions.components[c] for c in inputs))
+    outputs = companions.new(eqn, max(companions.components[c] for c in inputs))
     spreads = [spread(k) for k in carried]
     return Added(
         CARRY,
         inputs,
-        (out,),
+        outputs,
         {},
         eqn.path,
         eqn.source,
         None,
-        lambda *carriers: _mean(carriers, spreads),
+        lambda *carriers: [_mean(carriers, spreads)],
         lambda operand, axis: spreads[operand].places(axis),
     )
 
@@ -144,17 +146,17 @@ def _beside(eqn: Equation, carried: Sequence[int], companions: _Companions, spre
 def _beside_movement(eqn: Equation, data: Sequence[int], companions: _Companions) -> Equation:
     carrier = companions.carrier
     components = [companions.components[carrier[eqn.inputs[k]]] for k in data if eqn.inputs[k] in carrier]
-    out = companions.new(eqn, sum(components) if eqn.primitive == "concatenate" else max(components))
+    outputs = companions.new(eqn, sum(components) if eqn.primitive == "concatenate" else max(components))
     inputs = tuple(carrier.get(v, v) if k in data else v for k, v in enumerate(eqn.inputs))
     plain = [k for k in data if eqn.inputs[k] not in carrier]
     overrides = {"fill_value": 0.0} if "fill_value" in eqn.params else {}
 
     def move(*values):
         moved = [jnp.zeros(jnp.shape(v), np.float32) if k in plain else v for k, v in enumerate(values)]
-        return eqn.bind(moved, **overrides)
+        return eqn.bind_all(moved, **overrides)
 
     places = lambda operand, axis: image(eqn, operand, axis)
-    return Added(CARRY, inputs, (out,), {}, eqn.path, eqn.source, None, move, places)
+    return Added(CARRY, inputs, outputs, {}, eqn.path, eqn.source, None, move, places)
 
 
 def _become_numbers(eqn: Equation, carried: Sequence[int], companions: _Companions, spread: Callable) -> list[Equation]:
@@ -164,10 +166,10 @@ def _become_numbers(eqn: Equation, carried: Sequence[int], companions: _Companio
     inputs = (number, *(companions.carrier[eqn.inputs[k]] for k in carried))
 
     def share(x, *carriers):  # spread before the cast, so that the cotangent is summed in the carrier's precision
-        return x + _mean(carriers, spreads).astype(x.dtype)
+        return [x + _mean(carriers, spreads).astype(x.dtype)]
 
     def gradient(x, *carriers):
-        return x * (1 + _mean(carriers, spreads).astype(x.dtype))
+        return [x * (1 + _mean(carriers, spreads).astype(x.dtype))]
 
     def places(operand, axis):
         return axis if operand == 0 else spreads[operand - 1].places(axis)

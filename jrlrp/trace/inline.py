@@ -65,21 +65,25 @@ class Equation:
 
     def bind(self, values: Sequence[Any], **overrides: Any) -> Any:
         """Apply the primitive to other values (of other dtypes, say) and return its first output."""
-        return compat.bind(self.eqn, values, **overrides)[0]
+        return self.bind_all(values, **overrides)[0]
+
+    def bind_all(self, values: Sequence[Any], **overrides: Any) -> list[Any]:
+        """Apply the primitive to other values and return all of its outputs."""
+        return compat.bind(self.eqn, values, **overrides)
 
 
 @dataclass(frozen=True, eq=False)
 class Added(Equation):
     """An equation that the library puts into a program.
 
-    `function` evaluates it; `places(operand, axis)` says where an operand's axis stands in the output, None if nowhere.
+    `function` returns its outputs, in a list; `places(operand, axis)` says where an operand's axis stands in the output, None if nowhere.
     """
 
     function: Callable = field(repr=False, default=lambda *values: values)
     places: Callable = field(repr=False, default=lambda operand, axis: None)
 
     def run(self, values: Sequence[Any]) -> list[Any]:
-        return [self.function(*values)]
+        return self.function(*values)
 
 
 @dataclass(frozen=True, eq=False)

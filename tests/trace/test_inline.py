@@ -1,0 +1,90 @@
+"""Inlining: calls vanish, scopes stay apart, paths and lines are kept."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.ad_checkpoint import checkpoint_name
+
+from jrlrp.trace.inline import Literal, trace
+
+
+def evaluate(program, args):
+    values = {**program.constants, **dict(zip(program.inputs, args, strict=True))}
+    read = lambda v: v.value if isinstance(v, Literal) else values[v]
+    for eqn in program.equations:
+        values.update(zip(eqn.outputs, eqn.run([read(v) for v in eqn.inputs]), strict=True))
+    return [read(v) for v in program.outputs]
+
+
+@jax.custom_vjp
+def custom(x):
+    return jnp.sin(x)
+
+
+custom.defvjp(lambda x: (custom(x), x), lambda x, g: (g,))
+
+A = np.random.default_rng(0).normal(size=(3, 3))
+CALLS = {
+    "jit": jax.jit(lambda x: jnp.tanh(x) @ A),
+    "nested jit": jax.jit(lambda x: jax.jit(jnp.tanh)(jax.jit(jnp.tanh)(x))),
+    "checkpoint": jax.checkpoint(lambda x: jnp.tanh(x) @ A),
+    "custom_jvp": jax.nn.relu,
+    "custom_vjp": custom,
+    "closed_call": lambda x: jax.closure_convert(jnp.tanh, x)[0](x),
+    "named_call": jax.named_call(jnp.tanh, name="Tanh"),
+    "identities": lambda x: jax.lax.optimization_barrier(checkpoint_name(jnp.copy(x), "x")),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_calls_are_inlined(name):
+    x = jnp.asarray(np.random.default_rng(1).normal(size=(2, 3)))
+    program = trace(lambda x: [CALLS[name](x)], [x])
+    assert not {eqn.primitive for eqn in program.equations} & {
+        "jit",
+        "pjit",
+        "remat2",
+        "custom_jvp_call",
+        "closed_call",
+    }
+    np.testing.assert_allclose(evaluate(program, [x])[0], CALLS[name](x))
+
+
+def test_the_same_jaxpr_called_twice_has_two_scopes():
+    f = jax.jit(lambda x: x + 1)
+    program = trace(lambda x: [f(f(x))], [2.0])
+    assert evaluate(program, [2.0]) == [4.0]
+    assert len({v for eqn in program.equations for v in eqn.outputs}) == 2
+
+
+def test_control_flow_runs_as_it_is():
+    f = lambda x: [
+        jax.lax.scan(lambda c, y: (c + y, c * y), x[0], x)[0],
+        jax.lax.cond(x[0, 0] > 0, jnp.sin, jnp.cos, x),
+    ]
+    x = jnp.asarray(np.random.default_rng(1).normal(size=(2, 3)))
+    for actual, expected in zip(evaluate(trace(f, [x]), [x]), f(x), strict=True):
+        np.testing.assert_allclose(actual, expected)
+
+
+def test_paths_join_and_lose_the_names_of_transforms():
+    def f(x):
+        with jax.named_scope("Net"):
+            inner = jax.checkpoint(jax.named_scope("Block_0")(lambda x: jnp.sin(jnp.cos(x))))
+            return [jax.vmap(inner)(x)]
+
+    program = trace(f, [jnp.ones((2, 3))])
+    assert [eqn.path for eqn in program.equations] == ["Net/Block_0", "Net/Block_0"]
+
+
+def test_lines_inside_library_calls_are_those_of_the_caller():
+    program = trace(lambda x: [jax.nn.softplus(x)], [1.0])
+    assert program.equations
+    assert all("test_inline.py" in eqn.source for eqn in program.equations)
+
+
+def test_constants_are_variables_each_once():
+    c = jnp.asarray(A)
+    program = trace(lambda x: [x @ c, x @ c], [jnp.ones((2, 3))])
+    assert len(program.constants) == 1
