@@ -42,6 +42,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--class", dest="label", help="a class's name or number; default: the top class")
     parser.add_argument("--rules", default="relative,epsilon_plus", help=f"presets, of {', '.join(PRESETS)}")
     parser.add_argument("--output", type=Path, default=Path("out/photo.png"), help="where the picture goes")
+    parser.add_argument("--photo", action=argparse.BooleanOptionalAction, default=True, help="show the photograph too")
     parsed = parser.parse_args()
     parsed.rules = [name.strip() for name in parsed.rules.split(",")]
     for name in parsed.rules:
@@ -80,25 +81,28 @@ def show_classes(console: Console, logits: jax.Array, names: list[str], chosen: 
     console.print(table)
 
 
-def draw(photo: Image.Image, maps: dict[str, np.ndarray], label: str, output: Path) -> None:
-    """Write the photograph and its maps side by side, each map centred at zero and scaled by itself.
+def draw(photo: Image.Image | None, maps: dict[str, np.ndarray], label: str, output: Path) -> None:
+    """Write the photograph (if given) and its maps side by side, each map centred at zero and scaled by itself.
 
     Colour goes with the square root of relevance: few pixels carry most of it.
     """
-    figure, axes = plt.subplots(1, 1 + len(maps), figsize=(4 * (1 + len(maps)), 4.6), layout="constrained")
-    axes[0].imshow(photo)
-    axes[0].set_title("photograph")
-    for axis, (name, relevance) in zip(axes[1:], maps.items(), strict=True):
+    panels = len(maps) + (photo is not None)
+    figure, grid = plt.subplots(1, panels, figsize=(4 * panels + 0.6, 4.6), layout="constrained", squeeze=False)
+    axes = list(grid[0])
+    for axis in axes:
+        axis.axis("off")
+    if photo is not None:
+        axes[0].imshow(photo)
+        axes[0].set_title("photograph")
+    for axis, (name, relevance) in zip(axes[-len(maps) :], maps.items(), strict=True):
         limit = np.quantile(np.abs(relevance), 0.995) or 1.0
         shown = axis.imshow(np.sign(relevance) * np.sqrt(np.abs(relevance) / limit), cmap="RdBu_r", vmin=-1, vmax=1)
         axis.set_title(TITLES[name])
-    for axis in axes:
-        axis.axis("off")
     figure.suptitle(f"What speaks for “{label.split(',')[0]}”")
-    bar = figure.colorbar(shown, ax=axes[1:], shrink=0.8, ticks=[-1, 0, 1], label="√ relevance, signed")
+    bar = figure.colorbar(shown, ax=axes[-len(maps) :], shrink=0.8, ticks=[-1, 0, 1], label="√ relevance, signed")
     bar.ax.set_yticklabels(["against", "0", "for"])
     output.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(output, dpi=110)
+    figure.savefig(output, dpi=110, bbox_inches="tight")
     plt.close(figure)
 
 
@@ -122,7 +126,7 @@ def main() -> None:
         maps[name] = np.asarray(relevance[0].sum(-1))
         total, positive = maps[name].sum(), maps[name].clip(0).sum()
         console.print(f"{TITLES[name]}: {total:.3g} in all, {positive:.3g} for and {total - positive:.3g} against")
-    draw(photo, maps, names[chosen], options.output)
+    draw(photo if options.photo else None, maps, names[chosen], options.output)
     console.print(f"The picture is in {options.output}")
 
 

@@ -125,6 +125,22 @@ def test_sharded_inputs_stay_sharded(rules):
     np.testing.assert_allclose(r, jrlrp.relevance(net, rules=rules)(X), rtol=1e-9, atol=1e-12)
 
 
+def test_inside_shard_map(rules):
+    if jax.device_count() < 4:
+        pytest.skip("needs four devices")
+    mesh = Mesh(np.asarray(jax.devices()[:4]), ("data",))
+    spec = PartitionSpec("data")
+    mapped = jax.shard_map(jrlrp.relevance(net, rules=rules), mesh=mesh, in_specs=spec, out_specs=spec)
+    np.testing.assert_allclose(jax.jit(mapped)(X), jrlrp.relevance(net, rules=rules)(X), rtol=1e-9, atol=1e-12)
+
+
+def test_strict_settings_of_jax(rules):
+    with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"), jax.debug_nans(True):
+        f = lambda x: jax.nn.relu(x @ jnp.asarray(W[:6])) @ jnp.asarray(W[:3])
+        r = jrlrp.relevance(f, rules=rules)(jnp.asarray(X[0, :, :, 0]))
+    assert np.isfinite(r).all()
+
+
 def test_empty_batches_and_axes(rules):
     assert jrlrp.relevance(net, rules=rules)(X[:0]).shape == (0, 6, 6, 2)
     r = jrlrp.relevance(lambda x: x @ jnp.ones((0, 3)), rules=rules)(jnp.ones((2, 0)))

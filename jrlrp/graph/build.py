@@ -11,7 +11,7 @@ from jrlrp.graph.axes import example_axes
 from jrlrp.graph.carriers import CARRY, EMBEDDING
 from jrlrp.graph.elementwise import Link, activations, elementwise_links
 from jrlrp.graph.kinds import meaning_of
-from jrlrp.graph.nodes import MIXING, Activation, Choice, Movement, Node, Opaque, Product, Softmax, Sum
+from jrlrp.graph.nodes import MIXING, Activation, Affine, Choice, Movement, Node, Opaque, Product, Softmax, Sum
 from jrlrp.trace.inline import Equation, Program, Var
 
 
@@ -58,6 +58,7 @@ def build(
     nodes += _activations(flow, links, taken)
     nodes += affine_layers(flow, links, taken)
     nodes += _combinations(flow, taken)
+    nodes = _with_constants(flow, nodes)
     nodes += [_single(flow, eqn) for eqn in flow.live if eqn not in taken and flow.active.intersection(eqn.outputs)]
     axes = example_axes(program, explained, flow.live)
     nodes = [_informed(flow, axes, _real(node)) for node in nodes]
@@ -151,6 +152,38 @@ def _flatten(
 
     visit(root, False)
     return leaves, tree
+
+
+def _with_constants(flow: Flow, nodes: list[Node]) -> list[Node]:
+    """Let each sum take in the constants that are added to its summands or to itself, wherever the brackets stand.
+
+    A scale after a sum keeps its shifts: batch norm is one layer however it is written.
+    """
+    free = {node for node in nodes if _only_adds(node)}
+    making = {node.output: node for node in free}
+    reading = {node.inputs[0]: node for node in free}
+
+    def widened(node: Sum) -> Sum:
+        before = {v: making[v] for v in node.inputs if making.get(v) in free and flow.only_use(v) in node.equations}
+        free.difference_update(before.values())
+        after = [reading[v] for v in node.outputs if flow.only_use(v) and reading.get(v) in free]
+        free.difference_update(after)
+        parts = [*before.values(), node, *after]
+        return replace(
+            node,
+            equations=tuple(flow.order({eqn for part in parts for eqn in part.equations})),
+            inputs=tuple(before[v].inputs[0] if v in before else v for v in node.inputs),
+            outputs=parts[-1].outputs,
+        )
+
+    sums = [widened(node) for node in nodes if isinstance(node, Sum)]
+    return [*sums, *(node for node in nodes if not isinstance(node, Sum) and (node in free or not _only_adds(node)))]
+
+
+def _only_adds(node: Node) -> bool:
+    if not isinstance(node, Affine) or node.core is not None:
+        return False
+    return all(step.role == "shift" and not step.negate for step in node.steps)
 
 
 def _product(flow, eqn, equations, terms, contraction=False) -> Product:

@@ -54,9 +54,8 @@ class LinearLayer(Layer):
 
     def __init__(self, node: Affine, constants: Sequence[Array], x: Array):
         super().__init__(node, constants)
-        vma = getattr(jax.typeof(x), "vma", None)  # inside shard_map, over which mesh axes the input varies
-        self._placement = {"vma": vma} if vma else {}
         self.dtype = wide(node.output.dtype, node.inputs[0].dtype)
+        self._input = jax.typeof(x).update(dtype=self.dtype, weak_type=False)  # with its sharding and mesh axes
 
     def constant(self, v: Var) -> Array:
         return jnp.asarray(self.value(v), self.dtype)
@@ -118,9 +117,7 @@ class LinearLayer(Layer):
 
     def pull(self, r: Array, weight: Array | None = None) -> Array:
         """Return the transpose of `map` applied to `r`."""
-        v = self._node.inputs[0]
-        x = jax.ShapeDtypeStruct(v.shape, self.dtype, **self._placement)
-        (out,) = jax.linear_transpose(lambda x: self.map(x, weight), x)(r.astype(self.dtype))
+        (out,) = jax.linear_transpose(lambda x: self.map(x, weight), self._input)(r.astype(self.dtype))
         return out
 
     @cached_property

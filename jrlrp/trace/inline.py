@@ -76,7 +76,8 @@ class Equation:
 class Added(Equation):
     """An equation that the library puts into a program.
 
-    `function` returns its outputs, in a list; `places(operand, axis)` says where an operand's axis stands in the output, None if nowhere.
+    `function` returns its outputs in a list; `places(operand, axis)` says where an operand's axis is in the output,
+    None if nowhere.
     """
 
     function: Callable = field(repr=False, default=lambda *values: values)

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from rich import box
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -183,7 +184,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7, help="timed calls of each, after one to warm up")
     parser.add_argument("--models", default=",".join(MODELS), help="which of them, by comma")
     options = parser.parse_args()
-    table = Table("network", "rules", "time", "compilation", "temporary memory")
+    table = Table("network", "rules", "time", "compilation", "temporary memory", box=box.MARKDOWN)
     for name in options.models.split(","):
         measure(name, options.size, options.rounds, table)
     Console().print(f"{jax.devices()[0].device_kind}, {options.size} px, batch of 2, float32, jax {jax.__version__}")

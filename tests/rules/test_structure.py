@@ -48,6 +48,34 @@ def test_the_order_of_a_sum_does_not_matter():
     np.testing.assert_allclose(results[0], shares(lambda a, b, c: c + (b + a), *args))
 
 
+def test_constants_of_a_sum_belong_to_it_wherever_the_brackets_stand():
+    w, b = np.random.default_rng(0).normal(size=(4, 4)), np.random.default_rng(1).normal(size=4)
+    x = np.random.default_rng(2).normal(size=(3, 4))
+    h, p = lambda x: jnp.tanh(x @ w), lambda x: jax.nn.relu(x @ w.T)
+    spellings = [
+        lambda x: ((h(x) + p(x)) + b) @ w,
+        lambda x: (h(x) + (p(x) + b)) @ w,
+        lambda x: ((h(x) + b) + p(x)) @ w,
+        lambda x: sum([h(x), p(x), b]) @ w,
+    ]
+    for rules in (jrlrp.relative(), jrlrp.AlphaBeta(), jrlrp.epsilon()):
+        expected = jrlrp.relevance(spellings[0], rules=rules)(x)
+        for f in spellings[1:]:
+            assert [node.kind for node in jrlrp.plan(f, x).nodes].count("scale") == 0
+            np.testing.assert_allclose(jrlrp.relevance(f, rules=rules)(x), expected, rtol=1e-9)
+    relu = lambda x: ((jax.nn.relu(x @ w) + p(x)) + b) @ w
+    zero = jrlrp.relevance(relu, rules=jrlrp.Zero())(x)
+    score = lambda x: relu(x).max(-1).sum()
+    np.testing.assert_allclose(zero, x * jax.grad(score)(jnp.asarray(x)), rtol=1e-9)
+
+
+def test_a_constant_between_two_sums_is_taken_once():
+    b = np.array([1.0, 2.0])
+    f = lambda x, y, z: jnp.tanh((x + y + b) * 1.0) + ((x * 2 + y) + b) * np.array([1.0, 3.0]) + z
+    r = shares(f, np.ones(2), np.ones(2), np.ones(2), rules=jrlrp.epsilon())
+    assert all(np.isfinite(part).all() for part in r)
+
+
 def test_a_broadcast_summand_gets_the_sum_of_its_parts():
     a, b = shares(lambda a, b: a + b, np.ones((3, 1)), np.ones((3, 4)))
     assert a.shape == (3, 1)
