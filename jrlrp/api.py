@@ -20,70 +20,57 @@ from jrlrp.interpret import interpret
 from jrlrp.report import Plan, make_plan
 from jrlrp.rules.base import Rule, ratio
 from jrlrp.target import Target, as_target, check_outputs, matching
-from jrlrp.trace.inline import Var, trace
+from jrlrp.trace.inline import trace
 
 _UNKNOWN = ("error", "gradient")
 
 
 @dataclass(frozen=True, eq=False)
-class _Prepared:
-    """A function traced on its arguments, with a rule for every node: all that can fail has passed."""
+class _Traced:
+    """A function traced on its arguments, as a graph; `leaves` are the values of the explained ones."""
 
     graph: Graph
-    rules: dict[Node, Rule]
-    gradient: bool
-    inputs: dict[Var, Any]
+    composite: Composite
+    leaves: list[Any]
     in_tree: Any
     out_tree: Any
     aux_tree: Any
 
-    def vjp(self) -> tuple[Any, Any, Any, Callable[[Any], tuple[Any, ...]]]:
-        """Return the explained output, the function's value, its aux, and the pullback of initial relevance."""
-        explained, program = self.graph.explained, self.graph.program
-        count = len(self.graph.outputs)
+    @property
+    def unsupported(self) -> list[Node]:
+        return [] if self.composite.gradient else [node for node in self.graph.nodes if node.kind == "opaque"]
+
+    def vjp(self, unknown: str) -> tuple[Any, Any, Any, Callable[[Any], tuple[Any, ...]]]:
+        """Return the explained output, the function's value, its aux, and the pullback of initial relevance.
+
+        Raises if a node has no rule, before anything runs.
+        """
+        if self.unsupported and unknown == "error":
+            raise UnsupportedError(self.unsupported)
+        graph, gradient, count = self.graph, self.composite.gradient, len(self.graph.outputs)
+        rules = choose_rules(self.composite, graph.nodes, unknown)
+        own, carriers = graph.program.inputs[: len(self.leaves)], graph.program.inputs[len(self.leaves) :]
+        inputs = {v: jnp.asarray(leaf, v.dtype) for v, leaf in zip(own, self.leaves, strict=True)}
+        inputs.update({c: jnp.zeros(c.shape, c.dtype) for c in carriers})
 
         def run(*start):
-            inputs = {**self.inputs, **dict(zip(explained, start, strict=True))}
-            outputs = interpret(self.graph, self.rules, inputs, (*self.graph.outputs, *program.outputs), self.gradient)
+            values = {**inputs, **dict(zip(graph.explained, start, strict=True))}
+            outputs = interpret(graph, rules, values, (*graph.outputs, *graph.program.outputs), gradient)
             return outputs[:count], outputs[count:]
 
-        start = [self.inputs[v] for v in explained]
+        start = [inputs[v] for v in graph.explained]
         outputs, pull, rest = jax.vjp(run, *start, has_aux=True)
         value = jax.tree.unflatten(self.out_tree, rest[:count])
         aux = None if self.aux_tree is None else jax.tree.unflatten(self.aux_tree, rest[count:])
 
         def propagate(relevance):
             shares = pull(jax.tree.leaves(relevance))
-            if self.gradient:  # what came back is a gradient; a carrier's is multiplied already
-                own = set(program.inputs[: self.in_tree.num_leaves])
-                shares = [x * g if v in own else g for v, x, g in zip(explained, start, shares, strict=True)]
+            if gradient:  # what came back is a gradient; a carrier's is multiplied already
+                pairs = zip(graph.explained, start, shares, strict=True)
+                shares = [g if v in carriers else x * g for v, x, g in pairs]
             return jax.tree.unflatten(self.in_tree, shares)
 
         return jax.tree.unflatten(self.out_tree, outputs), value, aux, propagate
-
-
-@dataclass(frozen=True, eq=False)
-class _Traced:
-    """A function traced on its arguments, as a graph."""
-
-    graph: Graph
-    composite: Composite
-    unsupported: list[Node]
-    inputs: dict[Var, Any]
-    in_tree: Any
-    out_tree: Any
-    aux_tree: Any
-
-    def prepare(self, unknown: str) -> _Prepared:
-        """Choose the rules, or raise if a node has none."""
-        if self.unsupported and unknown == "error":
-            raise UnsupportedError(self.unsupported)
-        rules = choose_rules(self.composite, self.graph.nodes, unknown)
-        gradient = self.composite.gradient
-        inputs = {v: jnp.asarray(leaf, v.dtype) for v, leaf in self.inputs.items()}
-        carriers = self.graph.program.inputs[len(inputs) :]
-        inputs.update({c: jnp.zeros(c.shape, c.dtype) for c in carriers})
-        return _Prepared(self.graph, rules, gradient, inputs, self.in_tree, self.out_tree, self.aux_tree)
 
 
 def _trace(fun, args, kwargs, argnums, composite, has_aux, target: Target | None = None) -> _Traced:
@@ -118,18 +105,12 @@ def _trace(fun, args, kwargs, argnums, composite, has_aux, target: Target | None
     own = program.inputs
     program, carriers, ids = add_carriers(program, [v for v in own if jnp.issubdtype(v.dtype, jnp.integer)])
     graph = build(program, [carriers.get(v, v) for v in own], outputs, ids)
-    unsupported = [] if composite.gradient else [node for node in graph.nodes if node.kind == "opaque"]
-    inputs = dict(zip(own, leaves, strict=True))
-    return _Traced(graph, composite, unsupported, inputs, in_tree, trees["out"], trees["aux"])
+    return _Traced(graph, composite, leaves, in_tree, trees["out"], trees["aux"])
 
 
 def _indices(argnums: Any, count: int) -> tuple[int, ...]:
     try:
-        given = (
-            (operator.index(argnums),)
-            if not isinstance(argnums, (tuple, list))
-            else tuple(map(operator.index, argnums))
-        )
+        given = [operator.index(i) for i in (argnums if isinstance(argnums, (tuple, list)) else [argnums])]
     except TypeError:
         raise ArgumentError(f"argnums={argnums!r}: expected an int or a tuple of ints.") from None
     for i in given:
@@ -195,7 +176,7 @@ def value_and_relevance(
     @wraps(fun)
     def explained(*args, **kwargs):
         traced = _trace(fun, args, kwargs, argnums, composite, has_aux, wanted)
-        out, value, aux, propagate = traced.prepare(unknown).vjp()
+        out, value, aux, propagate = traced.vjp(unknown)
         shares = propagate(wanted.score_gradient(out) if composite.gradient else wanted.initial(out))
         result = shares if isinstance(argnums, (tuple, list)) else shares[0]
         return ((value, aux) if has_aux else value), result
@@ -273,7 +254,7 @@ def pullback(
     _check_callable(fun)
     _check_unknown(unknown)
     traced = _trace(fun, primals, {}, tuple(range(len(primals))), as_composite(rules, relative), has_aux=False)
-    out, value, _, propagate = traced.prepare(unknown).vjp()
+    out, value, _, propagate = traced.vjp(unknown)
 
     def checked(relevance: Any) -> tuple[Any, ...]:
         initial = matching(relevance, out, "the call of propagate")

@@ -23,7 +23,6 @@ class Graph:
       steps: what is to be evaluated, in order: nodes, and the plain equations that hand on no relevance.
       explained, outputs: the variables at which relevance ends and begins.
       ended: the equations at which relevance ends, but for those that only steer an activation or shift a softmax.
-      axes: the axis of independent examples of each variable; empty if there is but one example.
     """
 
     program: Program
@@ -31,7 +30,6 @@ class Graph:
     explained: tuple[Var, ...]
     outputs: tuple[Var, ...]
     ended: tuple[Equation, ...]
-    axes: dict = field(repr=False)
 
     @property
     def nodes(self) -> tuple[Node, ...]:
@@ -63,7 +61,7 @@ def build(
     axes = example_axes(program, explained, flow.live)
     nodes = [_informed(flow, axes, _real(node)) for node in nodes]
     nodes = _placed(flow, sorted(nodes, key=lambda node: flow.position[node.equations[-1]]))
-    return Graph(program, _schedule(flow, nodes), tuple(explained), tuple(outputs), _ended(flow, nodes), axes)
+    return Graph(program, _schedule(flow, nodes), tuple(explained), tuple(outputs), _ended(flow, nodes))
 
 
 def _softmaxes(flow: Flow, taken: set[Equation]) -> list[Node]:

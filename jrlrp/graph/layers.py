@@ -34,9 +34,8 @@ class Layer:
 
     def run(self, *inputs: Array) -> tuple[Array, ...]:
         """Evaluate the node on inputs of the user's dtypes."""
-        return self._node.run(
-            [x.astype(v.dtype) for x, v in zip(inputs, self._node.inputs, strict=True)], self._constants
-        )
+        own = [x.astype(v.dtype) for x, v in zip(inputs, self._node.inputs, strict=True)]
+        return self._node.run(own, self._constants)
 
     def value(self, v: Var) -> Array:
         """Return the value of one of the node's constants."""
@@ -109,9 +108,7 @@ class LinearLayer(Layer):
     def _core(self, core: Equation, x: Array, weight: Array | None) -> Array:
         node: Affine = self._node  # type: ignore[assignment]
         if node.weight is None:
-            rest = iter(core.inputs)
-            values = [x if k == node.operand else self.value(v) for k, v in enumerate(rest)]
-            return core.bind(values)
+            return core.bind([x if k == node.operand else self.value(v) for k, v in enumerate(core.inputs)])
         w = self.constant(node.weight) if weight is None else weight
         return core.bind([x, w] if node.operand == 0 else [w, x], preferred_element_type=x.dtype)
 
