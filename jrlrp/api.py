@@ -96,7 +96,7 @@ def _trace(fun, args, kwargs, argnums, composite, has_aux, target: Target | None
                 raise ArgumentError(f"the function returns {leaf!r}, which is no array; return arrays only.")
         return [*out_leaves, *aux_leaves]
 
-    program = trace(flat, leaves)
+    program = trace(flat, leaves, keep_custom=composite.gradient)
     count = trees["out"].num_leaves
     check_outputs(program.outputs[:count])
     if target is not None:

@@ -97,6 +97,19 @@ def test_gradient_times_input_is_exact_on_anything_differentiable():
     np.testing.assert_allclose(with_callable, 2 * X * jax.grad(lambda x: net(x).sum())(jnp.asarray(X)))
 
 
+def test_gradient_times_input_keeps_derivatives_that_functions_bring():
+    @jax.custom_vjp
+    def straight_through(x):
+        return jnp.round(x)
+
+    straight_through.defvjp(lambda x: (jnp.round(x), None), lambda _, g: (g,))
+    f = lambda x: jax.nn.relu(straight_through(x) @ W - 0.5) @ V  # with units at exactly zero, too
+    x = jnp.asarray(X).at[0].set(0.0)
+    actual = jrlrp.relevance(f, rules=jrlrp.gradient_times_input())(x)
+    np.testing.assert_allclose(actual, oracles.gradient_times_input(f, x))
+    assert np.abs(actual).sum() > 0
+
+
 def test_zero_equals_gradient_times_input_with_biases_pools_and_skips():
     def f(x):
         h = jax.nn.relu(x @ W + B)

@@ -29,6 +29,9 @@ _CALLS = {
     "composite": "jaxpr",
 }
 
+# Those of them that bring their own derivative.
+CUSTOM = frozenset({"custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"})
+
 # Primitives whose outputs are their inputs.
 IDENTITIES = frozenset({"name", "copy", "copy_p", "optimization_barrier"})
 

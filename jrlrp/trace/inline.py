@@ -97,10 +97,13 @@ class Program:
     outputs: tuple[Var, ...]
 
 
-def trace(fun: Callable, args: Sequence[Any]) -> Program:
-    """Trace `fun(*args)`, a function of flat arrays returning a flat list of arrays."""
+def trace(fun: Callable, args: Sequence[Any], keep_custom: bool = False) -> Program:
+    """Trace `fun(*args)`, a function of flat arrays returning a flat list of arrays.
+
+    With `keep_custom`, calls that bring their own derivative (`jax.custom_jvp`, `jax.custom_vjp`) stay as they are.
+    """
     jaxpr, consts = compat.parts(compat.make_jaxpr(fun, args))
-    inliner = _Inliner()
+    inliner = _Inliner(keep_custom)
     inputs = tuple(_variable(v) for v in jaxpr.invars)
     outputs = inliner.inline(jaxpr, consts, inputs, "", "")
     return Program(inputs, inliner.constants, tuple(inliner.equations), tuple(outputs))
@@ -111,7 +114,8 @@ def _variable(v: Any) -> Var:
 
 
 class _Inliner:
-    def __init__(self) -> None:
+    def __init__(self, keep_custom: bool) -> None:
+        self.keep_custom = keep_custom
         self.equations: list[Equation] = []
         self.constants: dict[Var, Any] = {}
         self._known: dict[int, Var] = {}
@@ -135,7 +139,8 @@ class _Inliner:
             here = "/".join(part for part in (path, compat.path_of(eqn)) if part)
             line = compat.source_of(eqn) or source
             arguments = [read(v) for v in eqn.invars]
-            inner = compat.called(eqn)
+            kept = self.keep_custom and eqn.primitive.name in compat.CUSTOM
+            inner = None if kept else compat.called(eqn)
             if inner is not None:
                 inner, inner_consts = compat.parts(inner)
                 outputs = self.inline(inner, inner_consts, arguments, here, line)
