@@ -2,15 +2,15 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import jax.numpy as jnp
 
 from jrlrp.graph.axes import uniform_values, varying_axes
-from jrlrp.graph.kinds import is_pointwise, meaning_of
+from jrlrp.graph.kinds import meaning_of
 from jrlrp.graph.patterns import SoftmaxFinder, SoftmaxMatch
 from jrlrp.graph.ranges import Range, value_ranges
-from jrlrp.trace.inline import Added, Equation, Literal, Program, Var
+from jrlrp.trace.inline import Equation, Literal, Program, Var
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +112,7 @@ def live_equations(program: Program, outputs: Iterable[Var]) -> tuple[Equation, 
     return tuple(reversed(live))
 
 
-def _forward(equations: Iterable[Equation], start: Iterable[Var], ended: bool) -> set[Var]:
+def depending(equations: Iterable[Equation], start: Iterable[Var], ended: bool) -> set[Var]:
     """Return what depends on `start`; with `ended`, only what relevance can come back from."""
     reached = set(start)
     for eqn in equations:
@@ -121,63 +121,10 @@ def _forward(equations: Iterable[Equation], start: Iterable[Var], ended: bool) -
     return reached
 
 
-def normalise(program: Program, explained: Iterable[Var]) -> tuple[Program, dict[Var, Var]]:
-    """Write a program in fewer forms: no arithmetic that changes nothing, no implicit broadcast of a dependent operand.
-
-    Returns the program, and for each variable that is gone the one that takes its place.
-    """
-    dependent = _forward(program.equations, explained, ended=False)
-    same: dict[Var, Var] = {}
-    equations: list[Equation] = []
-    for eqn in program.equations:
-        inputs: list[Var] = []
-        eqn = replace(eqn, inputs=tuple(same.get(v, v) for v in eqn.inputs))
-        if (unchanged := _unchanged(eqn)) is not None:
-            same[eqn.output] = unchanged
-            continue
-        for k, v in enumerate(eqn.inputs):
-            scalar_allowed = v.ndim == 0 and (eqn.primitive, k) in (("select_n", 0), ("clamp", 0), ("clamp", 2))
-            if is_pointwise(eqn.primitive) and v in dependent and v.shape != eqn.output.shape and not scalar_allowed:
-                wide = Var(eqn.output.shape, v.dtype)
-                equations.append(_broadcast(v, wide, eqn))
-                v = wide
-            inputs.append(v)
-        equations.append(replace(eqn, inputs=tuple(inputs)))
-    outputs = tuple(same.get(v, v) for v in program.outputs)
-    return replace(program, equations=tuple(equations), outputs=outputs), same
-
-
-# Operand number → the number that leaves the other operand as it is.
-_NEUTRAL = {"add": {0: 0, 1: 0}, "sub": {1: 0}, "mul": {0: 1, 1: 1}, "div": {1: 1}}
-
-
-def _unchanged(eqn: Equation) -> Var | None:
-    """Return the operand that an equation like x + 0 or 1·x returns, as `sum([a, b])` begins."""
-    for k, number in _NEUTRAL.get(eqn.primitive, {}).items():
-        v, other = eqn.inputs[k], eqn.inputs[1 - k]
-        if (
-            isinstance(v, Literal)
-            and v.value == number
-            and (other.shape, other.dtype) == (eqn.output.shape, eqn.output.dtype)
-        ):
-            return other
-    return None
-
-
-def _broadcast(v: Var, wide: Var, eqn: Equation) -> Equation:
-    def function(x):
-        return [jnp.broadcast_to(x, wide.shape)]
-
-    def places(operand, axis):
-        return axis if v.shape[axis.dim] == wide.shape[axis.dim] else None
-
-    return Added("broadcast_in_dim", (v,), (wide,), {}, eqn.path, eqn.source, None, function, places)
-
-
 def analyse(program: Program, explained: Sequence[Var], outputs: Sequence[Var], ids: frozenset[Var]) -> Flow:
     """Find what carries relevance from `outputs` to `explained`; `ids` are the integers that have a carrier."""
     live = live_equations(program, outputs)
-    carrying = _forward(live, explained, ended=True)
+    carrying = depending(live, explained, ended=True)
     useful = set(outputs)
     for eqn in reversed(live):
         if useful.intersection(eqn.outputs) and not ends_relevance(eqn):
@@ -202,7 +149,7 @@ def analyse(program: Program, explained: Sequence[Var], outputs: Sequence[Var], 
         live=live,
         active=active,
         ended=tuple(eqn for eqn in live if able.intersection(eqn.inputs) and not able.intersection(eqn.outputs)),
-        dependent=frozenset(_forward(program.equations, explained, ended=False)),
+        dependent=frozenset(depending(program.equations, explained, ended=False)),
         definition=definition,
         uses=uses,
         softmaxes=tuple(softmaxes),

@@ -108,9 +108,12 @@ class LinearLayer(Layer):
     def _core(self, core: Equation, x: Array, weight: Array | None) -> Array:
         node: Affine = self._node  # type: ignore[assignment]
         if node.weight is None:
-            return core.bind([x if k == node.operand else self.value(v) for k, v in enumerate(core.inputs)])
+            return core.bind([x if k == node.operand else self._other(v) for k, v in enumerate(core.inputs)])
         w = self.constant(node.weight) if weight is None else weight
         return core.bind([x, w] if node.operand == 0 else [w, x], preferred_element_type=x.dtype)
+
+    def _other(self, v: Var) -> Array:
+        return self.constant(v) if jnp.issubdtype(v.dtype, jnp.floating) else self.value(v)
 
     def pull(self, r: Array, weight: Array | None = None) -> Array:
         """Return the transpose of `map` applied to `r`."""

@@ -81,6 +81,15 @@ LAYERS = {
     "running sum": (lambda x: jnp.cumsum(x), (5,)),
 }
 
+# Linear maps that no rule can split by sign.
+LINEAR_MAPS = {
+    "segment sum": (lambda x: jax.ops.segment_sum(x, np.array([0, 2, 0, 1, 2]), 3), (5,)),
+    "triangular solve": (
+        lambda x: jax.scipy.linalg.solve_triangular(np.tril(normal(12, 4, 4)) + 3 * np.eye(4), x, lower=True),
+        (4, 2),
+    ),
+}
+
 
 @pytest.mark.parametrize("layer", LAYERS)
 @pytest.mark.parametrize("rule", RULES)
@@ -99,6 +108,25 @@ def test_equals_the_explicit_matrix(layer, rule):
     # One example, so that Relative's factor is that of the whole array.
     actual = jrlrp.relevance(lambda x: f(x[0]), rules=rules, target=lambda out: r)(x[None])[0]
     np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("rule", [name for name in RULES if "alpha" not in name and name != "zplus"])
+@pytest.mark.parametrize("layer", LINEAR_MAPS)
+def test_maps_without_weights(layer, rule):
+    f, shape = LINEAR_MAPS[layer]
+    applied, oracle = RULES[rule]
+    x = jnp.asarray(normal(20, *shape))
+    r = normal(21, *f(x).shape)
+    w, b = oracles.affine(f, x)
+    expected = oracle(w, b, np.asarray(x).ravel(), r.ravel()).reshape(shape)
+    actual = jrlrp.relevance(lambda x: f(x[0]), rules=applied, target=lambda out: r)(x[None])[0]
+    np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_splitting_a_map_without_weights_is_an_error():
+    f, shape = LINEAR_MAPS["segment sum"]
+    with pytest.raises(jrlrp.RuleError, match="splits weights by sign"):
+        jrlrp.relevance(f, rules=jrlrp.ZPlus())(jnp.asarray(normal(20, *shape)))
 
 
 @pytest.mark.parametrize("rule", ["zero", "epsilon", "alpha 2 beta -1", "zplus", "relative"])

@@ -76,6 +76,18 @@ def test_a_constant_between_two_sums_is_taken_once():
     assert all(np.isfinite(part).all() for part in r)
 
 
+def test_adding_to_an_array_at_indices_is_a_sum():
+    a, b = np.array([1.0, 2.0, 3.0]), np.array([4.0, -1.0])
+    index = np.array([0, 0])
+    for rules in (jrlrp.relative(), jrlrp.epsilon(), jrlrp.Zero()):
+        added = shares(lambda a, b: a.at[index].add(b), a, b, rules=rules)
+        plain = shares(lambda a, b: a + jnp.zeros(3).at[index].add(b), a, b, rules=rules)
+        for part, expected in zip(added, plain, strict=True):
+            np.testing.assert_allclose(part, expected)
+    onto_constant = shares(lambda b: jnp.asarray(a).at[index].add(b), b, rules=jrlrp.Zero())
+    np.testing.assert_allclose(onto_constant, [b])
+
+
 def test_a_broadcast_summand_gets_the_sum_of_its_parts():
     a, b = shares(lambda a, b: a + b, np.ones((3, 1)), np.ones((3, 4)))
     assert a.shape == (3, 1)

@@ -1,0 +1,89 @@
+"""Programs in fewer forms: what changes nothing goes, what is implicit is written out."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import jax.numpy as jnp
+
+from jrlrp.graph.activity import depending
+from jrlrp.graph.kinds import is_pointwise
+from jrlrp.trace.inline import Added, Equation, Literal, Program, Var
+
+# Operand number → the number that leaves the other operand as it is.
+_NEUTRAL = {"add": {0: 0, 1: 0}, "sub": {1: 0}, "mul": {0: 1, 1: 1}, "div": {1: 1}}
+
+
+def normalise(program: Program, explained: Iterable[Var]) -> tuple[Program, dict[Var, Var]]:
+    """Return a program of the same values, and for each variable that is gone the one that takes its place.
+
+    - x + 0 and 1·x are x.
+    - A dependent operand of elementwise arithmetic is broadcast by an equation of its own.
+    - A scatter that adds to an array is a sum of that array and of what is scattered.
+    """
+    dependent = depending(program.equations, explained, ended=False)
+    definition = {v: eqn for eqn in program.equations for v in eqn.outputs}
+    same: dict[Var, Var] = {}
+    equations: list[Equation] = []
+    for eqn in program.equations:
+        eqn = replace(eqn, inputs=tuple(same.get(v, v) for v in eqn.inputs))
+        if (unchanged := _unchanged(eqn)) is not None:
+            same[eqn.output] = unchanged
+        elif is_pointwise(eqn.primitive) and dependent.intersection(eqn.inputs):
+            equations += _broadcasts(eqn, dependent)
+        elif eqn.primitive in ("scatter-add", "scatter_add") and eqn.inputs[2] in dependent:
+            equations += _scattered(eqn, definition)
+        else:
+            equations.append(eqn)
+    outputs = tuple(same.get(v, v) for v in program.outputs)
+    return replace(program, equations=tuple(equations), outputs=outputs), same
+
+
+def _unchanged(eqn: Equation) -> Var | None:
+    """Return the operand that an equation like x + 0 or 1·x returns, as `sum([a, b])` begins."""
+    for k, number in _NEUTRAL.get(eqn.primitive, {}).items():
+        v, other = eqn.inputs[k], eqn.inputs[1 - k]
+        same_kind = (other.shape, other.dtype) == (eqn.output.shape, eqn.output.dtype)
+        if isinstance(v, Literal) and v.value == number and same_kind:
+            return other
+    return None
+
+
+def _broadcasts(eqn: Equation, dependent: set[Var]) -> list[Equation]:
+    equations, inputs = [], list(eqn.inputs)
+    for k, v in enumerate(eqn.inputs):
+        may_be_scalar = (eqn.primitive, k) in (("select_n", 0), ("clamp", 0), ("clamp", 2))
+        if v in dependent and v.shape != eqn.output.shape and not (may_be_scalar and not v.shape):
+            inputs[k] = Var(eqn.output.shape, v.dtype)
+            equations.append(_broadcast(v, inputs[k], eqn))
+    return [*equations, replace(eqn, inputs=tuple(inputs))]
+
+
+def _broadcast(v: Var, wide: Var, eqn: Equation) -> Equation:
+    def function(x):
+        return [jnp.broadcast_to(x, wide.shape)]
+
+    def places(operand, axis):
+        return axis if v.shape[axis.dim] == wide.shape[axis.dim] else None
+
+    return Added("broadcast_in_dim", (v,), (wide,), {}, eqn.path, eqn.source, None, function, places)
+
+
+def _scattered(eqn: Equation, definition: dict[Var, Equation]) -> list[Equation]:
+    target, indices, updates = eqn.inputs
+    made = definition.get(target)
+    if made is not None and made.primitive == "broadcast_in_dim" and getattr(made.inputs[0], "value", None) == 0:
+        return [eqn]
+    empty, scattered = (Var(target.shape, target.dtype) for _ in range(2))
+
+    def zeros():
+        return [jnp.zeros(empty.shape, empty.dtype)]
+
+    def add(a, b):
+        return [a + b]
+
+    path, source = eqn.path, eqn.source
+    return [
+        Added("full", (), (empty,), {}, path, source, None, zeros),
+        replace(eqn, inputs=(empty, indices, updates), outputs=(scattered,)),
+        Added("add", (target, scattered), eqn.outputs, {}, path, source, None, add, lambda operand, axis: axis),
+    ]
