@@ -208,6 +208,26 @@ def test_two_ids_of_one_index_share_alike():
     np.testing.assert_allclose(jrlrp.relevance(f, target="all")(i, j), TABLE[[1, 2], [0, 4]], rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "index",
+    [
+        lambda i: (jnp.arange(5), i),
+        lambda i: (jnp.arange(5), jnp.roll(i, 1)),
+        lambda i: (jnp.arange(5), jnp.concatenate([i[:2], i[2:]])),
+        lambda i: (i, jnp.roll(i, 1)),
+        lambda i: (jnp.arange(5), (i + jnp.roll(i, -1) + jnp.roll(i, 1)) % 7),
+        lambda i: tuple(jnp.stack([jnp.arange(5), i], 1).T),
+    ],
+)
+def test_no_relevance_is_lost_in_indices_of_several_components(index):
+    table = jnp.asarray(RNG.normal(size=(7, 7, 5)))
+    rest = lambda e: (jax.nn.relu(e @ W) @ V).sum(0)
+    ids = jnp.asarray([3, 1, 6, 0, 2])
+    r = jrlrp.relevance(lambda i: rest(table[index(i)]), rules=jrlrp.Zero())(ids)
+    expected = jrlrp.relevance(rest, rules=jrlrp.Zero())(table[index(ids)])
+    np.testing.assert_allclose(r.sum(), expected.sum(), rtol=1e-5)
+
+
 def test_integer_pixels_carry_relevance_as_numbers():
     x = np.array([[1, 200, 3, 40, 5]], np.uint8)
     f = lambda x: net(x / 255.0)

@@ -181,6 +181,8 @@ MOVES = {
     "gathered": lambda x: jnp.take(x, np.array([0, 2]), axis=1).sum(1) @ V,
     "sorted": lambda x: jnp.sort(x, axis=-1).sum(1) @ V,
     "scattered": lambda x: x.at[:, 1].set(0.0).sum(1) @ V,
+    "scattered at each": lambda x: jnp.tanh(x.sum(1)).at[jnp.arange(4), np.full(4, 2)].add(-0.5) @ V,
+    "scattered, vmapped": lambda x: jax.vmap(lambda s, k: s.at[k].set(0.5))(jnp.tanh(x.sum(1)), np.full(4, 2)) @ V,
     "residual": lambda x: x.sum(1) + jnp.tanh(x.sum(1) @ V) @ V,
     "attention": lambda x: (jax.nn.softmax(x @ x.transpose(0, 2, 1)) @ x).sum(1) @ V,
     "picked": lambda x: jnp.stack([x[jnp.arange(4), np.full(4, 2)] @ V, x[np.arange(4), 1]], 1).sum(1),
@@ -199,6 +201,25 @@ def test_an_examples_map_does_not_depend_on_its_batch(move, rules):
 def _tiled(f, example):
     """Evaluate a function of batches of four on one example, beside three constant ones."""
     return f(jnp.concatenate([example[None], jnp.ones((3, *example.shape))]))
+
+
+@pytest.mark.parametrize(
+    "positions",
+    [
+        lambda: jnp.arange(4).astype(bool).astype(int),
+        lambda: (jnp.arange(4) // 2) * 2,
+        lambda: jnp.asarray([1, 0, 3, 2]),
+        lambda: jnp.arange(4)[::-1],
+    ],
+)
+def test_an_index_that_only_begins_as_arange_mixes(positions):
+    known = np.asarray(positions())
+    f = lambda index: lambda x: (x @ V + (x @ V)[index(), jnp.zeros(4, int)][:, None]) @ V
+    x = RNG.normal(size=(4, 6))
+    expected = jrlrp.relevance(f(lambda: jnp.asarray(known)), target="all")(x)
+    np.testing.assert_allclose(jrlrp.relevance(f(positions), target="all")(x), expected)
+    per_example = jrlrp.relevance(f(lambda: jnp.arange(4)), target="all")(x)
+    assert not np.allclose(per_example, expected)
 
 
 def test_examples_that_are_mixed_are_one():

@@ -97,6 +97,12 @@ def _gather(eqn, operand, dim):
 
 def _scatter(eqn, operand, dim):
     d = eqn.params["dimension_numbers"]
+    batch = dict(zip(d.operand_batching_dims, d.scatter_indices_batching_dims, strict=True))
+    if operand == 0 and dim in batch:
+        return dim
+    if operand == 2 and dim not in d.update_window_dims:
+        place = _after(dim, d.update_window_dims)
+        return next((k for k, index_dim in batch.items() if index_dim == place), None)
     window = [k for k in range(eqn.output.ndim) if k not in (*d.inserted_window_dims, *d.operand_batching_dims)]
     if operand == 2 and dim in d.update_window_dims:
         dim = window[d.update_window_dims.index(dim)]
@@ -258,13 +264,18 @@ def own_indices(program: Program) -> dict[Var, tuple[int | None, ...]]:
             counting[v] = (0,)
     false = {v for v, value in known.items() if v.dtype == np.bool_ and not value.any()}  # the outcome of i < 0
     for eqn in program.equations:
+        if not eqn.outputs:
+            continue
         first = eqn.inputs[0] if eqn.inputs else None
-        if eqn.primitive == "iota":
+        if eqn.output.dtype.kind not in "iu" or max(eqn.output.shape, default=0) > np.iinfo(eqn.output.dtype).max:
+            if eqn.primitive == "lt" and first in counting and getattr(eqn.inputs[1], "value", None) == 0:
+                false.add(eqn.output)
+        elif eqn.primitive == "iota":
             counting[eqn.output] = (eqn.params["dimension"],)
         elif eqn.primitive == "concatenate" and eqn.params["dimension"] == eqn.output.ndim - 1:
-            counting[eqn.output] = tuple(d for v in eqn.inputs for d in counting.get(v, (None,) * v.shape[-1]))
-        elif eqn.primitive == "lt" and first in counting and getattr(eqn.inputs[1], "value", None) == 0:
-            false.add(eqn.output)
+            components = [counting.get(v, ()) for v in eqn.inputs]
+            pairs = zip(components, (v.shape[-1] for v in eqn.inputs), strict=True)
+            counting[eqn.output] = tuple(d for known, n in pairs for d in (known if len(known) == n else (None,) * n))
         elif eqn.primitive == "select_n" and first in false and eqn.inputs[1] in counting:
             counting[eqn.output] = counting[eqn.inputs[1]]  # where(i < 0, i + n, i)
         elif first in counting and eqn.primitive in ("broadcast_in_dim", "reshape", "convert_element_type"):
@@ -277,6 +288,20 @@ def own_indices(program: Program) -> dict[Var, tuple[int | None, ...]]:
 
 def _is_known(value: Any) -> bool:
     return not isinstance(value, jax.core.Tracer) and not jnp.issubdtype(value.dtype, jax.dtypes.extended)
+
+
+def _placed(eqn: Equation, k: int, dim: int, counting: dict[Var, tuple[int | None, ...]]) -> int | None:
+    """Return where a scatter at `arange` leaves a dimension of its operand or updates."""
+    numbers = eqn.params["dimension_numbers"]
+    for component, target in enumerate(numbers.scatter_dims_to_operand_dims):
+        along = counting.get(eqn.inputs[1], ())[component : component + 1]
+        if target in numbers.inserted_window_dims and along and along[0] is not None:
+            places = [d for d in range(eqn.inputs[2].ndim) if d not in numbers.update_window_dims]
+            if along[0] >= len(places) or eqn.inputs[2].shape[places[along[0]]] != eqn.inputs[0].shape[target]:
+                continue
+            if (k == 0 and dim == target) or (k == 2 and dim == places[along[0]]):
+                return target
+    return None
 
 
 def _picked(eqn: Equation, dim: int, counting: dict[Var, tuple[int | None, ...]]) -> int | None:
@@ -307,6 +332,8 @@ def example_axes(program: Program, explained: Iterable[Var], live: Iterable[Equa
     def find(eqn: Equation, k: int, axis: Axis) -> Axis | None:
         if eqn.primitive == "gather" and k == 0 and (dim := _picked(eqn, axis.dim, counting)) is not None:
             return replace(axis, dim=dim) if eqn.output.shape[dim] == eqn.inputs[0].shape[axis.dim] else None
+        if eqn.primitive.startswith("scatter") and (dim := _placed(eqn, k, axis.dim, counting)) is not None:
+            return replace(axis, dim=dim) if eqn.output.shape[dim] == eqn.inputs[k].shape[axis.dim] else None
         return image(eqn, k, axis)
 
     for eqn in live:

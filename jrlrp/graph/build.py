@@ -57,7 +57,7 @@ def build(
     nodes += _activations(flow, links, taken)
     nodes += affine_layers(flow, links, taken)
     nodes += _combinations(flow, taken)
-    nodes = _with_constants(flow, nodes)
+    nodes = _join_sums(flow, nodes)
     nodes += [_single(flow, eqn) for eqn in flow.live if eqn not in taken and flow.active.intersection(eqn.outputs)]
     axes = example_axes(program, explained, flow.live)
     nodes = [_informed(flow, axes, _real(node)) for node in nodes]
@@ -153,36 +153,55 @@ def _flatten(
     return leaves, tree
 
 
-def _with_constants(flow: Flow, nodes: list[Node]) -> list[Node]:
-    """Let each sum take in the constants that are added to its summands or to itself, wherever the brackets stand.
+def _join_sums(flow: Flow, nodes: list[Node]) -> list[Node]:
+    """Let each sum take in the constants added to its summands or to itself, and sums that only it uses.
 
-    A scale after a sum keeps its shifts: batch norm is one layer however it is written.
+    So the brackets of a sum do not matter. A scale after a sum keeps its shifts: batch norm is one layer, however it
+    is written.
     """
-    free = {node for node in nodes if _only_adds(node)}
-    making = {node.output: node for node in free}
-    reading = {node.inputs[0]: node for node in free}
-
-    def widened(node: Sum) -> Sum:
-        before = {v: making[v] for v in node.inputs if making.get(v) in free and flow.only_use(v) in node.equations}
-        free.difference_update(before.values())
-        after = [reading[v] for v in node.outputs if flow.only_use(v) and reading.get(v) in free]
-        free.difference_update(after)
-        parts = [*before.values(), node, *after]
-        return replace(
+    shifts = {node for node in nodes if _only_adds(node)}
+    making: dict[Var, Node] = {node.output: node for node in shifts}
+    reading = {node.inputs[0]: node for node in shifts}
+    for node in sorted((n for n in nodes if isinstance(n, Sum)), key=lambda n: flow.position[n.equations[-1]]):
+        inputs: list[Var] = []
+        signs: list[int] = []
+        equations = set(node.equations)
+        for v, sign in zip(node.inputs, node.signs, strict=True):
+            inner = making.get(v)
+            if inner is None or flow.only_use(v) not in node.equations:
+                inputs.append(v)
+                signs.append(sign)
+                continue
+            making.pop(v)
+            equations.update(inner.equations)
+            inputs += inner.inputs
+            signs += [sign * s for s in (inner.signs if isinstance(inner, Sum) else (_sign(inner),))]
+        output = node.output
+        after = reading.get(output) if flow.only_use(output) else None
+        if after is not None and making.pop(after.output, None) is not None:
+            equations.update(after.equations)
+            signs = [_sign(after) * s for s in signs]
+            output = after.output
+        making[output] = replace(
             node,
-            equations=tuple(flow.order({eqn for part in parts for eqn in part.equations})),
-            inputs=tuple(before[v].inputs[0] if v in before else v for v in node.inputs),
-            outputs=parts[-1].outputs,
+            equations=tuple(flow.order(equations)),
+            inputs=tuple(inputs),
+            outputs=(output,),
+            signs=tuple(signs),
         )
-
-    sums = [widened(node) for node in nodes if isinstance(node, Sum)]
-    return [*sums, *(node for node in nodes if not isinstance(node, Sum) and (node in free or not _only_adds(node)))]
+    return [*making.values(), *(node for node in nodes if not isinstance(node, Sum) and node not in shifts)]
 
 
 def _only_adds(node: Node) -> bool:
-    if not isinstance(node, Affine) or node.core is not None:
+    if not isinstance(node, Affine) or node.core is not None or node.kind != "scale":
         return False
-    return all(step.role == "shift" and not step.negate for step in node.steps)
+    return all(step.role == "shift" or step.constant is None for step in node.steps)
+
+
+def _sign(node: Node) -> int:
+    """Return the sign that a chain of shifts and sign changes gives its input."""
+    assert isinstance(node, Affine)
+    return -1 if sum(step.negate for step in node.steps) % 2 else 1
 
 
 def _product(flow, eqn, equations, terms, contraction=False) -> Product:

@@ -28,19 +28,30 @@ class Lookup(Added):
 
 
 class _Companions:
-    """The carrier of each variable that has one, and of how many explained components each is made."""
+    """The carrier of each variable that has one, and beside each carrier a mask: how many explained ids it sums."""
 
     def __init__(self, program: Program, ids: Sequence[Var]):
         self.carrier = {v: _like(v.shape) for v in ids}
-        self.components = dict.fromkeys(self.carrier.values(), 1)
+        self.mask = {carrier: _like(carrier.shape) for carrier in self.carrier.values()}
         self.varying = varying_axes(program)
 
-    def new(self, eqn: Equation, components: int) -> tuple[Var, ...]:
-        """Return the carriers of an equation's outputs."""
+    def ones(self) -> list[Equation]:
+        """Return the equations of the inputs' masks."""
+
+        def one(shape):
+            return lambda: [jnp.ones(shape, np.float32)]
+
+        return [Added("full", (), (mask,), {}, "", "", None, one(mask.shape)) for mask in self.mask.values()]
+
+    def beside(self, eqn: Equation, inputs: Sequence[Var], function: Callable, places: Callable) -> list[Equation]:
+        """Return an equation with those of its outputs' carriers and masks, `function` of those among `inputs`."""
         carriers = tuple(_like(v.shape) for v in eqn.outputs)
+        masks = tuple(_like(v.shape) for v in eqn.outputs)
         self.carrier.update(zip(eqn.outputs, carriers, strict=True))
-        self.components.update(dict.fromkeys(carriers, components))
-        return carriers
+        masked = tuple(self.mask.get(v, v) for v in inputs)
+        self.mask.update(zip(carriers, masks, strict=True))
+        rest = (eqn.path, eqn.source, None, function, places)
+        return [eqn, Added(CARRY, tuple(inputs), carriers, {}, *rest), Added(CARRY, masked, masks, {}, *rest)]
 
 
 def add_carriers(program: Program, ids: Sequence[Var]) -> tuple[Program, dict[Var, Var], frozenset[Var]]:
@@ -49,9 +60,9 @@ def add_carriers(program: Program, ids: Sequence[Var]) -> tuple[Program, dict[Va
         return program, {}, frozenset()
     companions = _Companions(program, ids)
     inputs = dict(companions.carrier)
-    equations: list[Equation] = []
+    equations = companions.ones()
     for eqn in program.equations:
-        equations.extend(_carry(eqn, companions) if companions.carrier.keys() & set(eqn.inputs) else [eqn])
+        equations += _carry(eqn, companions) if companions.carrier.keys() & set(eqn.inputs) else [eqn]
     extended = Program((*program.inputs, *inputs.values()), program.constants, tuple(equations), program.outputs)
     return extended, inputs, frozenset(companions.carrier)
 
@@ -76,10 +87,10 @@ def _carry(eqn: Equation, companions: _Companions) -> list[Equation]:
             carrier[out] = carrier[eqn.inputs[0]]
         return [eqn]
     if (meaning_of(primitive) == "movement" or primitive == "select_n") and set(data).intersection(carried):
-        return [eqn, _beside_movement(eqn, data, companions)]
+        return _move(eqn, data, companions)
     arithmetic = is_pointwise(primitive) and jnp.issubdtype(out.dtype, jnp.integer)
     if arithmetic or (primitive == "eq" and _is_one_hot(eqn, carried, companions.varying)):
-        return [eqn, _beside(eqn, carried, companions, _broadcast_to(out.shape))]
+        return _add(eqn, carried, companions, _broadcast_to(out.shape))
     return [eqn]
 
 
@@ -97,57 +108,42 @@ class _Spread:
     places: Callable
 
 
-def _broadcast_to(shape: tuple[int, ...]) -> Callable[[int], _Spread]:
+def _broadcast_to(shape: tuple[int, ...]) -> _Spread:
     def places(axis):
         return axis if axis.dim < len(shape) and axis.size * axis.inner * axis.outer == shape[axis.dim] else None
 
-    return lambda operand: _Spread(lambda c: jnp.broadcast_to(c, shape), places)
+    return _Spread(lambda c: jnp.broadcast_to(c, shape), places)
 
 
 def _look_up(eqn: Equation, carried: Sequence[int], companions: _Companions) -> list[Equation]:
-    """Spread the carriers of the indices over what they look up; several explained components share alike."""
+    """Spread the carriers of the indices over what they look up, the components of an index added."""
     shape = eqn.output.shape
     if eqn.primitive == "dynamic_slice":  # an index for each dimension, each a scalar
-        spread = lambda operand: _Spread(lambda c: jnp.broadcast_to(c, shape), lambda axis: None)
+        spread = _Spread(lambda c: jnp.broadcast_to(c, shape), lambda axis: None)
     else:
-        index = eqn.inputs[1]
-        shares = companions.components[companions.carrier[index]] if index.shape[-1] > 1 else 1
         features = eqn.params["dimension_numbers"].offset_dims
         kept = tuple(1 if d in features else n for d, n in enumerate(shape))
-        value = lambda c: jnp.broadcast_to(jnp.reshape(jnp.sum(c, axis=-1) / shares, kept), shape)
-        spread = lambda operand: _Spread(value, lambda axis: image(eqn, 1, axis))
+        value = lambda c: jnp.broadcast_to(jnp.reshape(jnp.sum(c, axis=-1), kept), shape)
+        spread = _Spread(value, lambda axis: image(eqn, 1, axis))
     if jnp.issubdtype(eqn.output.dtype, jnp.inexact):
         return _become_numbers(eqn, carried, companions, spread)
-    return [eqn, _beside(eqn, carried, companions, spread)]
+    return _add(eqn, carried, companions, spread)
 
 
-def _mean(carriers: Sequence, spreads: Sequence[_Spread]):
-    return sum(spread.value(c) for c, spread in zip(carriers, spreads, strict=True)) / len(carriers)
+def _add(eqn: Equation, carried: Sequence[int], companions: _Companions, spread: _Spread) -> list[Equation]:
+    """Let the output's carrier be the sum of the inputs', spread over the output."""
+
+    def add(*carriers):
+        return [sum(map(spread.value, carriers))]
+
+    inputs = [companions.carrier[eqn.inputs[k]] for k in carried]
+    return companions.beside(eqn, inputs, add, lambda operand, axis: spread.places(axis))
 
 
-def _beside(eqn: Equation, carried: Sequence[int], companions: _Companions, spread: Callable) -> Equation:
-    """Return the equation of the output's carrier: the mean of the inputs' carriers, spread over the output."""
-    inputs = tuple(companions.carrier[eqn.inputs[k]] for k in carried)
-    outputs = companions.new(eqn, max(companions.components[c] for c in inputs))
-    spreads = [spread(k) for k in carried]
-    return Added(
-        CARRY,
-        inputs,
-        outputs,
-        {},
-        eqn.path,
-        eqn.source,
-        None,
-        lambda *carriers: [_mean(carriers, spreads)],
-        lambda operand, axis: spreads[operand].places(axis),
-    )
-
-
-def _beside_movement(eqn: Equation, data: Sequence[int], companions: _Companions) -> Equation:
+def _move(eqn: Equation, data: Sequence[int], companions: _Companions) -> list[Equation]:
+    """Let the carriers move as their ids do."""
     carrier = companions.carrier
-    components = [companions.components[carrier[eqn.inputs[k]]] for k in data if eqn.inputs[k] in carrier]
-    outputs = companions.new(eqn, sum(components) if eqn.primitive == "concatenate" else max(components))
-    inputs = tuple(carrier.get(v, v) if k in data else v for k, v in enumerate(eqn.inputs))
+    inputs = [carrier.get(v, v) if k in data else v for k, v in enumerate(eqn.inputs)]
     plain = [k for k in data if eqn.inputs[k] not in carrier]
     overrides = {"fill_value": 0.0} if "fill_value" in eqn.params else {}
 
@@ -155,26 +151,31 @@ def _beside_movement(eqn: Equation, data: Sequence[int], companions: _Companions
         moved = [jnp.zeros(jnp.shape(v), np.float32) if k in plain else v for k, v in enumerate(values)]
         return eqn.bind_all(moved, **overrides)
 
-    places = lambda operand, axis: image(eqn, operand, axis)
-    return Added(CARRY, inputs, outputs, {}, eqn.path, eqn.source, None, move, places)
+    return companions.beside(eqn, inputs, move, lambda operand, axis: image(eqn, operand, axis))
 
 
-def _become_numbers(eqn: Equation, carried: Sequence[int], companions: _Companions, spread: Callable) -> list[Equation]:
+def _become_numbers(eqn: Equation, carried: Sequence[int], companions: _Companions, spread: _Spread) -> list[Equation]:
+    """Add the mean of the carriers to the numbers that ids become, so that the ids share their relevance."""
     number = Var(eqn.output.shape, eqn.output.dtype)
-    plain = replace(eqn, outputs=(number,))
-    spreads = [spread(k) for k in carried]
-    inputs = (number, *(companions.carrier[eqn.inputs[k]] for k in carried))
+    carriers = [companions.carrier[eqn.inputs[k]] for k in carried]
+    masks = [companions.mask[c] for c in carriers]
 
-    def share(x, *carriers):  # spread before the cast, so that the cotangent is summed in the carrier's precision
-        return [x + _mean(carriers, spreads).astype(x.dtype)]
+    def mean(values):  # before any cast, so that the cotangent is summed in the carrier's precision
+        total, count = (sum(map(spread.value, part)) for part in (values[: len(carriers)], values[len(carriers) :]))
+        return total / jnp.maximum(count, 1)
 
-    def gradient(x, *carriers):
-        return [x * (1 + _mean(carriers, spreads).astype(x.dtype))]
+    def share(x, *values):
+        return [x + mean(values).astype(x.dtype)]
+
+    def gradient(x, *values):
+        return [x * (1 + mean(values).astype(x.dtype))]
 
     def places(operand, axis):
-        return axis if operand == 0 else spreads[operand - 1].places(axis)
+        return axis if operand == 0 else spread.places(axis)
 
-    return [plain, Lookup(EMBEDDING, inputs, eqn.outputs, {}, eqn.path, eqn.source, None, share, places, gradient)]
+    inputs = (number, *carriers, *masks)
+    lookup = Lookup(EMBEDDING, inputs, eqn.outputs, {}, eqn.path, eqn.source, None, share, places, gradient)
+    return [replace(eqn, outputs=(number,)), lookup]
 
 
 def _is_one_hot(eqn: Equation, carried: Sequence[int], varying: dict[Var, frozenset[int]]) -> bool:

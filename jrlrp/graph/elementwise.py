@@ -89,7 +89,20 @@ class _Links:
                 return None
             return Link(source, (eqn,), role, constant)
         region = self.flow.region(eqn.output, source)
-        return None if region is None else Link(source, tuple(region), "curve")
+        if region is None or not (steering or any(self._bends(inner) for inner in region)):
+            return None  # z + c − z·w is a sum of linear parts
+        return Link(source, tuple(region), "curve")
+
+    def _bends(self, eqn: Equation) -> bool:
+        """Tell whether an equation is nonlinear in its active operands."""
+        active = self.flow.active_inputs(eqn)
+        if eqn.primitive in ("add", "sub", "neg", "add_any"):
+            return False
+        if eqn.primitive in ("mul", "div"):
+            return len(active) > 1 or (eqn.primitive == "div" and eqn.inputs[1] in active)
+        if eqn.primitive == "select_n":
+            return eqn.inputs[0] in self.flow.dependent
+        return linear_role(self.flow, eqn, active[0])[0] != "cast"
 
 
 def linear_role(flow: Flow, eqn: Equation, x: Var) -> tuple[str, Var | None]:

@@ -57,6 +57,9 @@ def test_constants_of_a_sum_belong_to_it_wherever_the_brackets_stand():
         lambda x: (h(x) + (p(x) + b)) @ w,
         lambda x: ((h(x) + b) + p(x)) @ w,
         lambda x: sum([h(x), p(x), b]) @ w,
+        lambda x: (h(x) - (-b - p(x))) @ w,
+        lambda x: -((-b - h(x)) - p(x)) @ w,
+        lambda x: (((h(x) + b / 2) + p(x)) + b / 2) @ w,
     ]
     for rules in (jrlrp.relative(), jrlrp.AlphaBeta(), jrlrp.epsilon()):
         expected = jrlrp.relevance(spellings[0], rules=rules)(x)
@@ -67,6 +70,32 @@ def test_constants_of_a_sum_belong_to_it_wherever_the_brackets_stand():
     zero = jrlrp.relevance(relu, rules=jrlrp.Zero())(x)
     score = lambda x: relu(x).max(-1).sum()
     np.testing.assert_allclose(zero, x * jax.grad(score)(jnp.asarray(x)), rtol=1e-9)
+
+
+def test_a_constant_between_sums_does_not_part_them():
+    a, b, c, d = (np.random.default_rng(k).normal(size=4) for k in range(4))
+    expected = shares(lambda a, b, d: a + b + d + c, a, b, d, rules=jrlrp.relative())
+    for f in (lambda a, b, d: a + b + c + d, lambda a, b, d: (a + c) + (b + d), lambda a, b, d: d - (-c - (a + b))):
+        assert [node.kind for node in jrlrp.plan(f, a, b, d, argnums=(0, 1, 2)).nodes] == ["sum"]
+        for part, wanted in zip(shares(f, a, b, d, rules=jrlrp.relative()), expected, strict=True):
+            np.testing.assert_allclose(part, wanted)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (lambda z, c, w: (z + c) + (z - w), lambda z, c, w: 2 * z + (c - w)),
+        (lambda z, c, w: z - (z - c) * w, lambda z, c, w: z * (1 - w) + c * w),
+    ],
+)
+def test_linear_parts_that_meet_again_are_no_activation(one, other):
+    rng = np.random.default_rng(0)
+    a, h, c, w = rng.normal(size=(4, 5)), rng.normal(size=(5, 3)), rng.normal(size=5), rng.normal(size=5)
+    x = jnp.asarray(rng.normal(size=(2, 4)))
+    f, g = (lambda x, m=m: m(x @ a, c, w) @ h for m in (one, other))
+    zero = jrlrp.relevance(f, rules=jrlrp.Zero())(x)
+    np.testing.assert_allclose(zero, x * jax.grad(lambda x: f(x).max(-1).sum())(x), rtol=1e-9)
+    np.testing.assert_allclose(zero, jrlrp.relevance(g, rules=jrlrp.Zero())(x), rtol=1e-9)
 
 
 def test_a_constant_between_two_sums_is_taken_once():
