@@ -20,7 +20,7 @@ class RuleError(JrlrpError, ValueError):
     """A rule's parameter outside its domain, or a node that no rule of the composite fits."""
 
 
-class UnsupportedError(JrlrpError, NotImplementedError):
+class UnsupportedError(JrlrpError, TypeError):
     """Equations on the way from the explained inputs to the output that no rule explains.
 
     Attributes:

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 
 from jrlrp.graph.activity import Flow, analyse
 from jrlrp.graph.affine import affine_layers
-from jrlrp.graph.axes import example_axes
 from jrlrp.graph.carriers import CARRY, EMBEDDING
 from jrlrp.graph.elementwise import Link, activations, elementwise_links
+from jrlrp.graph.examples import example_axes
 from jrlrp.graph.kinds import meaning_of
 from jrlrp.graph.nodes import MIXING, Activation, Affine, Choice, Movement, Node, Opaque, Product, Softmax, Sum
 from jrlrp.graph.normalise import normalise

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 import jrlrp
-from jrlrp.graph.axes import Axis, example_axes, image
+from jrlrp.graph.axes import Axis, image
 from jrlrp.graph.build import build
+from jrlrp.graph.examples import example_axes
 from jrlrp.graph.ranges import value_ranges
 from jrlrp.trace.inline import trace
 
