@@ -215,7 +215,6 @@ def _product(flow, eqn, equations, terms, contraction=False) -> Product:
         equations=tuple(equations),
         inputs=tuple(v for v, _ in terms),
         outputs=eqn.outputs,
-        inverted=tuple(odd for _, odd in terms),
         gates=tuple(is_gate(*term) for term in terms),
         contraction=contraction,
     )

@@ -157,11 +157,10 @@ class Sum(Node):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Product(Node):
-    """A product of several inputs: elementwise (the k-th divides if `inverted[k]`), or a contraction of two.
+    """A product of several inputs, elementwise, or a contraction of two.
 
-    A gate is a factor that is known to lie in [0, 1].
+    A gate is a factor, or one over a divisor, that is known to lie in [0, 1].
     """
 
-    inverted: tuple[bool, ...] = ()
     gates: tuple[bool, ...] = ()
     contraction: bool = field(default=False)
