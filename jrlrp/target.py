@@ -73,6 +73,8 @@ class Target:
             return jnp.zeros_like(out)
         classes = out.shape[-1]
         index = jnp.argmax(out, axis=-1) if isinstance(self.form, str) else jnp.asarray(self.form)
+        if index.dtype.itemsize < 4:  # 8-bit labels cannot count a thousand classes
+            index = index.astype(jnp.int32)
         index = jnp.where(index < 0, index + classes, index)[..., None]
         position = jax.lax.broadcasted_iota(index.dtype, out.shape, out.ndim - 1)
         return (position == jnp.broadcast_to(index, out.shape)).astype(out.dtype)

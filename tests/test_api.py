@@ -81,6 +81,17 @@ def test_every_form_of_target():
     np.testing.assert_allclose(traced(-5), 0.0)
 
 
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.uint32, np.int64])
+def test_narrow_targets_count_beyond_their_dtype(dtype):
+    w = RNG.normal(size=(5, 600))
+    f = lambda x: x @ w
+    labels = np.asarray([100, 3, 90], dtype)
+    expected = X * w[:, labels.astype(int)].T
+    np.testing.assert_allclose(jrlrp.relevance(f, rules=jrlrp.Zero(), target=labels)(X), expected)
+    traced = jax.jit(lambda t: jrlrp.relevance(f, rules=jrlrp.Zero(), target=t)(X))
+    np.testing.assert_allclose(traced(jnp.asarray(labels)), expected)
+
+
 def test_a_scalar_output_is_explained_as_it_is():
     np.testing.assert_allclose(jrlrp.relevance(lambda x: (x * 2).sum(), rules=jrlrp.Zero())(X), 2 * X)
 
@@ -234,6 +245,20 @@ def test_integer_pixels_carry_relevance_as_numbers():
     np.testing.assert_allclose(
         jrlrp.relevance(f, rules=jrlrp.Zero())(x), jrlrp.relevance(f, rules=jrlrp.Zero())(x.astype(float)), rtol=1e-5
     )
+
+
+def test_printing_within_the_function_is_left_alone(capfd):
+    def f(ids):
+        jax.debug.print("ids {}", ids)
+        e = jnp.asarray(TABLE)[ids]
+        jax.debug.print("sum {}", e.sum())
+        return jax.nn.relu(e @ W) @ V
+
+    ids = jnp.asarray([1, 2])
+    r = jrlrp.relevance(f)(ids)
+    jax.effects_barrier()
+    assert "ids [1 2]" in capfd.readouterr().out
+    np.testing.assert_allclose(r, jrlrp.relevance(lambda i: jax.nn.relu(jnp.asarray(TABLE)[i] @ W) @ V)(ids))
 
 
 def test_a_comparison_of_ids_is_a_mask_and_carries_nothing():

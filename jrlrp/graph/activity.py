@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import jax.numpy as jnp
 
@@ -85,12 +86,9 @@ class Flow:
     def order(self, equations: Iterable[Equation]) -> list[Equation]:
         return sorted(equations, key=self.position.__getitem__)
 
-    @property
+    @cached_property
     def position(self) -> dict[Equation, int]:
-        return self._position  # type: ignore[attr-defined]
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_position", {eqn: k for k, eqn in enumerate(self.program.equations)})
+        return {eqn: k for k, eqn in enumerate(self.program.equations)}
 
 
 def is_float(v: Var) -> bool:

@@ -73,6 +73,8 @@ def _like(shape: tuple[int, ...]) -> Var:
 
 def _carry(eqn: Equation, companions: _Companions) -> list[Equation]:
     """Return the equation and whatever has to stand beside it for the carriers of its inputs."""
+    if not eqn.outputs:  # a debug print, say
+        return [eqn]
     carrier, out, primitive = companions.carrier, eqn.output, eqn.primitive
     carried = [k for k, v in enumerate(eqn.inputs) if v in carrier]
     data = _data_operands(eqn)

@@ -50,7 +50,9 @@ def _of_dtype(v: Var) -> Range:
 
 
 def _intersect(a: Range, b: Range) -> Range:
-    return max(a[0], b[0]), min(a[1], b[1])
+    """Return what both intervals allow, or the second if they exclude each other: a cast that wraps."""
+    lo, hi = max(a[0], b[0]), min(a[1], b[1])
+    return (lo, hi) if lo <= hi else b
 
 
 def _union(*x: Range) -> Range:
@@ -64,8 +66,7 @@ def _times(a: float, b: float) -> float:
 def _mul(eqn: Equation, x: Range, y: Range) -> Range:
     if eqn.inputs[0] is eqn.inputs[1]:
         return _even(x, lambda v: v * v)
-    products = [_times(a, b) for a in x for b in y]
-    return min(products), max(products)
+    return _mul_any(x, y)
 
 
 def _div(eqn: Equation, x: Range, y: Range) -> Range:
@@ -147,10 +148,6 @@ def _keep_union(eqn: Equation, *x: Range) -> Range:
     return _union(*x)
 
 
-def _window_max(eqn: Equation, x: Range) -> Range:
-    return x  # padding counts as -inf, and a window of nothing but padding does not occur
-
-
 def _logistic(v: float) -> float:
     return 1 / (1 + math.exp(-v))
 
@@ -187,15 +184,13 @@ _RULES: dict[str, Callable] = {
     "reduce_window_sum": lambda eqn, x: _scale_of_sum(x),
     "cumsum": lambda eqn, x: _scale_of_sum(x),
     "reduce_prod": lambda eqn, x: (0.0, 1.0 if x[1] <= 1 else math.inf) if x[0] >= 0 else UNKNOWN,
-    "reduce_window_max": _window_max,
-    "dynamic_slice": _keep,
     "convert_element_type": _cast,
     "dot_general": _contraction,
     "conv_general_dilated": _contraction,
     **dict.fromkeys(
         """broadcast_in_dim reshape transpose squeeze slice rev reduce_precision reduce_max
         reduce_min cummax cummin stop_gradient sharding_constraint copy device_put top_k
-        split unstack tile real""".split(),
+        reduce_window_max dynamic_slice split unstack tile real""".split(),
         _keep,
     ),
     **dict.fromkeys("concatenate stack pad dynamic_update_slice".split(), _keep_union),

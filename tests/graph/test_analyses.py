@@ -120,6 +120,7 @@ def example_axes_from(program, dim, size):
         (lambda x: x * 1e38 * 1e38, -np.inf, np.inf),
         (lambda x: jax.lax.sort((jax.nn.sigmoid(x), x), num_keys=1)[1], -np.inf, np.inf),
         (lambda x: x.astype(jnp.uint8), 0, np.inf),
+        (lambda x: (-jax.nn.sigmoid(x) - 1).astype(jnp.int32).astype(jnp.uint8), 0, np.inf),  # wraps around
         (lambda x: (x > 0).astype(float), 0, 1),
     ],
 )
