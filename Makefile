@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV := .venv$(if $(filter-out python3,$(PYTHON)),-$(notdir $(PYTHON)))
 RUN := $(VENV)/bin/python
+PEERS := $(VENV)-peers
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench parity clean
 
 demo: $(VENV)/.demo
 	$(RUN) examples/explain_photo.py --rules relative,epsilon_plus --output out/photo.png
@@ -16,8 +17,14 @@ lint: $(VENV)/.test
 	$(RUN) -m ruff format --check jrlrp tests examples
 	$(RUN) -m mypy
 
-bench: $(VENV)/.bench
-	$(RUN) tests/benchmarks/bench_speed.py $(ARGS)
+bench: $(VENV)/.bench $(PEERS)/.peers
+	$(RUN) tests/benchmarks/bench_speed.py --peers $(PEERS)/bin/python $(ARGS)
+
+# Makes the goldens again with zennit and captum, and prints how far from them jrlrp is.
+parity: $(VENV)/.bench $(PEERS)/.peers
+	$(PEERS)/bin/python tests/parity/make_zennit.py
+	$(PEERS)/bin/python tests/parity/make_captum.py
+	$(RUN) tests/parity/test_parity.py
 
 $(VENV)/.%: pyproject.toml | $(VENV)
 	$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
@@ -25,6 +32,12 @@ $(VENV)/.%: pyproject.toml | $(VENV)
 
 $(VENV):
 	$(PYTHON) -m venv $@
+
+$(PEERS)/.peers:
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet torch==2.13.0 numpy pillow matplotlib packaging tqdm
+	$(PEERS)/bin/python -m pip install --quiet --no-deps zennit==0.5.1 captum==0.9.0
+	touch $@
 
 clean:
 	rm -rf .venv* out build *.egg-info

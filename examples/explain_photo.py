@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import matplotlib
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -22,16 +23,25 @@ import jrlrp
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+LOW, HIGH = -127 / 128, 128 / 128  # of a pixel, as the network sees it
 PRESETS = {
     "relative": jrlrp.relative,
     "epsilon": jrlrp.epsilon,
     "epsilon_plus": jrlrp.epsilon_plus,
+    "epsilon_plus_flat": jrlrp.epsilon_plus_flat,
+    "epsilon_gamma_box": lambda: jrlrp.epsilon_gamma_box(LOW, HIGH),
+    "epsilon_alpha2_beta1_flat": jrlrp.epsilon_alpha2_beta1_flat,
+    "deep_taylor": lambda: jrlrp.deep_taylor(LOW, HIGH),
     "gradient_times_input": jrlrp.gradient_times_input,
 }
 TITLES = {
     "relative": "R-LRP",
     "epsilon": "ε",
     "epsilon_plus": "ε-plus (z⁺ for convolutions)",
+    "epsilon_plus_flat": "ε-plus, flat",
+    "epsilon_gamma_box": "ε-γ-box",
+    "epsilon_alpha2_beta1_flat": "ε-α2β1, flat",
+    "deep_taylor": "deep Taylor",
     "gradient_times_input": "gradient × input",
 }
 
@@ -43,6 +53,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rules", default="relative,epsilon_plus", help=f"presets, of {', '.join(PRESETS)}")
     parser.add_argument("--output", type=Path, default=Path("out/photo.png"), help="where the picture goes")
     parser.add_argument("--photo", action=argparse.BooleanOptionalAction, default=True, help="show the photograph too")
+    parser.add_argument("--audit", action="store_true", help="say where the relevance went; details go to out/")
     parsed = parser.parse_args()
     parsed.rules = [name.strip() for name in parsed.rules.split(",")]
     for name in parsed.rules:
@@ -78,6 +89,24 @@ def show_classes(console: Console, logits: jax.Array, names: list[str], chosen: 
     for k in [int(k) for k in jnp.argsort(-logits)[:5]]:
         style = "bold" if k == chosen else None
         table.add_row(names[k], f"{probabilities[k]:.3f}", f"{logits[k]:.2f}", style=style)
+    console.print(table)
+
+
+def show_audits(console: Console, audits: dict[str, jrlrp.Audit], folder: Path) -> None:
+    """Print what became of each rule's relevance, and write the full audits, node by node."""
+    head = ("rule", "output", "inputs", "by bias", "by stabiliser", "otherwise", "most is absorbed at", "Σ|R| grows at")
+    table = Table(*head, title="Where relevance went", box=box.MARKDOWN)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, audit in audits.items():
+        amounts = audit.output, audit.inputs, audit.bias.sum(), audit.stabilizer.sum(), audit.other.sum()
+        loss, rise = int(jnp.abs(audit.absorbed).argmax()), int(audit.growth.argmax())
+        table.add_row(
+            TITLES[name],
+            *(f"{float(v):.3g}" for v in amounts),
+            f"{audit.names[loss]}: {float(audit.absorbed[loss]):.3g}",
+            f"{audit.names[rise]}: × {float(audit.growth[rise]):.3g}",
+        )
+        (folder / f"audit-{name}.txt").write_text(f"{audit}\n", encoding="utf-8")
     console.print(table)
 
 
@@ -120,12 +149,16 @@ def main() -> None:
     show_classes(console, logits, names, chosen)
     console.print(f"Plan: {jrlrp.plan(fn, x).summary()}")
 
-    maps = {}
+    maps, audits = {}, {}
     for name in options.rules:
+        if options.audit:
+            audits[name] = jax.jit(lambda x, name=name: jrlrp.audit(fn, x, rules=PRESETS[name](), target=chosen))(x)
         relevance = jax.jit(jrlrp.relevance(fn, rules=PRESETS[name](), target=chosen))(x)
         maps[name] = np.asarray(relevance[0].sum(-1))
         total, positive = maps[name].sum(), maps[name].clip(0).sum()
         console.print(f"{TITLES[name]}: {total:.3g} in all, {positive:.3g} for and {total - positive:.3g} against")
+    if audits:
+        show_audits(console, audits, options.output.parent)
     draw(photo if options.photo else None, maps, names[chosen], options.output)
     console.print(f"The picture is in {options.output}")
 

@@ -1,16 +1,33 @@
 """jrlrp: layer-wise relevance propagation as a transform of JAX functions."""
 
-from jrlrp.api import plan, pullback, relevance, value_and_relevance
+from jrlrp.api import audit, plan, pullback, relevance, value_and_relevance
 from jrlrp.composites.composite import Composite, Matcher, match
-from jrlrp.composites.presets import epsilon, epsilon_plus, gradient_times_input, relative
+from jrlrp.composites.presets import (
+    attn_lrp,
+    cp_lrp,
+    deep_taylor,
+    epsilon,
+    epsilon_alpha2_beta1,
+    epsilon_alpha2_beta1_flat,
+    epsilon_gamma_box,
+    epsilon_plus,
+    epsilon_plus_flat,
+    excitation_backprop,
+    gradient_times_input,
+    relative,
+)
+from jrlrp.custom import custom_relevance
 from jrlrp.errors import ArgumentError, JrlrpError, RuleError, TargetError, UnsupportedError
-from jrlrp.graph.kinds import register_kind
-from jrlrp.report import Plan, PlanNode
+from jrlrp.graph.kinds import register_kind, register_rule
+from jrlrp.report import Audit, Plan, PlanNode
 from jrlrp.rules.alphabeta import AlphaBeta, ZPlus
 from jrlrp.rules.base import Rule
 from jrlrp.rules.epsilon import Epsilon, Zero
-from jrlrp.rules.pooling import WinnerTakesAll
-from jrlrp.rules.product import SignalTakesAll
+from jrlrp.rules.gamma import Gamma
+from jrlrp.rules.input import Flat, WSquare, ZBox
+from jrlrp.rules.linear import LinearRule, Part, Portion
+from jrlrp.rules.pooling import Proportional, WinnerTakesAll
+from jrlrp.rules.product import SignalTakesAll, Uniform, ValuesOnly
 from jrlrp.rules.relative import Relative
 from jrlrp.rules.softmax import SoftmaxTaylor
 from jrlrp.rules.structure import Block, Gradient, Pass, ShareAbsolute, ShareEqual, ShareRatio
@@ -20,15 +37,22 @@ __version__ = "0.1.0"
 __all__ = [
     "AlphaBeta",
     "ArgumentError",
+    "Audit",
     "Block",
     "Composite",
     "Epsilon",
+    "Flat",
+    "Gamma",
     "Gradient",
     "JrlrpError",
+    "LinearRule",
     "Matcher",
+    "Part",
     "Pass",
     "Plan",
     "PlanNode",
+    "Portion",
+    "Proportional",
     "Relative",
     "Rule",
     "RuleError",
@@ -38,17 +62,32 @@ __all__ = [
     "SignalTakesAll",
     "SoftmaxTaylor",
     "TargetError",
+    "Uniform",
     "UnsupportedError",
+    "ValuesOnly",
+    "WSquare",
     "WinnerTakesAll",
+    "ZBox",
     "ZPlus",
     "Zero",
+    "attn_lrp",
+    "audit",
+    "cp_lrp",
+    "custom_relevance",
+    "deep_taylor",
     "epsilon",
+    "epsilon_alpha2_beta1",
+    "epsilon_alpha2_beta1_flat",
+    "epsilon_gamma_box",
     "epsilon_plus",
+    "epsilon_plus_flat",
+    "excitation_backprop",
     "gradient_times_input",
     "match",
     "plan",
     "pullback",
     "register_kind",
+    "register_rule",
     "relative",
     "relevance",
     "value_and_relevance",

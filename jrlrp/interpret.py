@@ -1,17 +1,23 @@
 """Run a graph forwards so that its pullback is relevance: each node has its rule for a derivative."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from jrlrp.errors import RuleError, describe
 from jrlrp.graph.build import Graph
-from jrlrp.graph.carriers import Lookup
 from jrlrp.graph.layers import layer_of, wide
 from jrlrp.graph.nodes import Node
+from jrlrp.probes import Passage, Probe
 from jrlrp.rules.base import Rule, saturate
 from jrlrp.trace.inline import Equation, Literal, Var
+
+NO_PROBES: Mapping[Node, Probe] = MappingProxyType({})
 
 
 def interpret(
@@ -19,7 +25,7 @@ def interpret(
     rules: Mapping[Node, Rule],
     inputs: Mapping[Var, Any],
     wanted: Sequence[Var],
-    gradient: bool = False,
+    probes: Mapping[Node, Probe] = NO_PROBES,
 ) -> list[Any]:
     """Evaluate a graph and return the values of the variables `wanted`.
 
@@ -28,7 +34,7 @@ def interpret(
       rules: the rule of each node; one without is left to JAX's own transpose.
       inputs: the value of each of the program's inputs, carriers included.
       wanted: the variables to return.
-      gradient: leave every node to JAX.
+      probes: what to measure of the nodes' relevance.
     """
     values: dict[Var, Any] = {**graph.program.constants, **inputs}
     carrying = {v for node in graph.nodes for v in node.outputs} | set(graph.explained)
@@ -42,40 +48,58 @@ def interpret(
             results: Sequence[Any] = step.run(arguments)
         else:
             arguments, constants = [read(v) for v in step.inputs], [read(v) for v in step.constants]
-            rule = rules.get(step)
-            if gradient and isinstance(step.equations[0], Lookup):
-                eqn = step.equations[0]
-                results = eqn.gradient(*(read(v) for v in eqn.inputs))
-            elif gradient or rule is None or rule.native:
-                results = step.run(arguments, constants)
-            else:
-                results = _bind(step, rule, arguments, constants)
+            rule, probe = rules.get(step), probes.get(step)
+            plain = probe is None and (rule is None or rule.native)
+            results = step.run(arguments, constants) if plain else _bind(step, rule, arguments, constants, probe)
         values.update(zip(step.outputs, results, strict=True))
     return [jnp.asarray(read(v), v.dtype) for v in wanted]
 
 
-def _bind(node: Node, rule: Rule, inputs: Sequence[Any], constants: Sequence[Any]) -> Sequence[Any]:
+@dataclass(frozen=True, repr=False)
+class Transpose(Rule):
+    """JAX's own pullback of the node: what native nodes do, as a rule."""
+
+    def __call__(self, layer: Any, inputs: Sequence[Any], output: Any, relevance: Any) -> tuple[Any, ...]:
+        relevances = relevance if isinstance(relevance, tuple) else (relevance,)
+        outputs, back = jax.vjp(layer.run, *inputs)
+        return back(tuple(_cotangent(r, z) for r, z in zip(relevances, outputs, strict=True)))
+
+
+def _cotangent(relevance: Any, z: Any) -> Any:
+    if jnp.issubdtype(z.dtype, jnp.inexact):
+        return relevance.astype(z.dtype)
+    return np.zeros(z.shape, jax.dtypes.float0)
+
+
+def _bind(
+    node: Node, rule: Rule | None, inputs: Sequence[Any], constants: Sequence[Any], probe: Probe | None
+) -> Sequence[Any]:
     """Evaluate a node as a function whose pullback is its rule."""
+    rule = Transpose() if rule is None or rule.native else rule
     parameters, put_back = rule.split()
 
     @jax.custom_vjp
-    def evaluate(inputs, constants, parameters):
+    def evaluate(inputs, constants, parameters, zeros):
         return node.run(inputs, constants)
 
-    def forward(inputs, constants, parameters):
+    def forward(inputs, constants, parameters, zeros):
         outputs = node.run(inputs, constants)
         return outputs, (inputs, constants, parameters, outputs)
 
     def backward(residuals, relevances):
         inputs, constants, parameters, outputs = residuals
-        outputs, relevances = _widened(outputs), _bounded(_widened(relevances))
-        if len(outputs) == 1:
-            (outputs,), (relevances,) = outputs, relevances
-        shares = put_back(parameters)(layer_of(node, inputs, constants), _widened(inputs), outputs, relevances)
-        return tuple(_narrowed(r, x) for r, x in zip(shares, inputs, strict=True)), None, None
+        wide_inputs, outputs, received = _widened(inputs), _widened(outputs), _bounded(_widened(relevances))
+        rule, layer = put_back(parameters), layer_of(node, inputs, constants, received)
+        single = len(outputs) == 1
+        shares = rule(layer, wide_inputs, *((outputs[0], received[0]) if single else (outputs, received)))
+        _check_shares(rule, node, shares)
+        passed = tuple(saturate(r, x.dtype).astype(x.dtype) for r, x in zip(shares, inputs, strict=True))
+        if probe is None:
+            return passed, None, None, None
+        return passed, None, None, probe.measure(Passage(rule, layer, wide_inputs, outputs, received, _widened(passed)))
 
     evaluate.defvjp(forward, backward)
-    return evaluate(tuple(inputs), tuple(constants), parameters)
+    return evaluate(tuple(inputs), tuple(constants), parameters, None if probe is None else probe.zeros)
 
 
 def _widened(values: Sequence[Any]) -> tuple[Any, ...]:
@@ -88,7 +112,11 @@ def _bounded(relevances: Sequence[Any]) -> tuple[Any, ...]:
     return tuple(saturate(r, r.dtype) if jnp.issubdtype(r.dtype, jnp.floating) else r for r in relevances)
 
 
-def _narrowed(relevance: Any, x: Any) -> Any:
-    if relevance.shape != x.shape:
-        raise ValueError(f"a rule returned relevance of shape {relevance.shape} for an input of shape {x.shape}.")
-    return saturate(relevance, x.dtype).astype(x.dtype)
+def _check_shares(rule: Rule, node: Node, shares: Any) -> None:
+    given = [jnp.shape(r) for r in shares] if isinstance(shares, (tuple, list)) else type(shares).__name__
+    expected = [v.shape for v in node.inputs]
+    if given != expected:
+        raise RuleError(
+            f"{rule!r} returned relevance of shapes {given} for {node.kind} {describe(node)}; expected a tuple with "
+            f"the shapes of the inputs, {expected}."
+        )

@@ -1,12 +1,19 @@
-"""`Plan`: what the library made of a function, before anything runs."""
+"""`Plan`: what the library made of a function, before anything runs. `Audit`: where relevance went in a run."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
 
 from jrlrp.errors import describe
 from jrlrp.graph.build import Graph
 from jrlrp.graph.nodes import KINDS, Node
+from jrlrp.probes import AMOUNTS
 from jrlrp.rules.base import Rule
 
 
@@ -15,11 +22,14 @@ class PlanNode:
     """One node of a plan.
 
     Attributes:
+      name: a name of its own, for `capture`: the module path or, where several nodes share it, path:kind#number; empty
+        for movements.
       path: the module path; kind: the kind of node; rule: the rule it gets, None where relevance just moves.
       shape: of its output; source: the user's line; equations: the primitives it is made of.
       first, last: whether no mixing affine layer lies before (after) it.
     """
 
+    name: str
     path: str
     kind: str
     rule: Rule | None
@@ -61,11 +71,9 @@ class Plan:
         return f"{len(self.nodes)} nodes ({kinds or 'none'}), {len(self.unsupported)} unsupported"
 
     def __str__(self) -> str:
-        rows = [("path", "kind", "rule", "eqns", "shape", "source"), *(_row(node) for node in self.nodes)]
-        widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-        lines = ["  ".join(f"{cell:<{n}}" for cell, n in zip(row, widths, strict=True)).rstrip() for row in rows]
+        rows = [("node", "kind", "rule", "eqns", "shape", "source"), *(_row(node) for node in self.nodes)]
         ended = [f"relevance ends at: {place}" for place in self.ended]
-        return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], self.summary(), *ended])
+        return "\n".join([*_table(rows, "<" * 6), self.summary(), *ended])
 
     __repr__ = __str__
 
@@ -73,12 +81,20 @@ class Plan:
 def _row(node: PlanNode) -> tuple[str, ...]:
     rule = "unsupported" if node.kind == "opaque" and node.rule is None else repr(node.rule) if node.rule else "-"
     shape = "×".join(map(str, node.shape)) or "scalar"
-    return node.path or "-", node.kind, rule, str(len(node.equations)), shape, node.source or "-"
+    return node.name or node.path or "-", node.kind, rule, str(len(node.equations)), shape, node.source or "-"
 
 
-def make_plan(graph: Graph, rules: Mapping[Node, Rule], unsupported: Sequence[Node]) -> Plan:
+def _table(rows: Sequence[tuple[str, ...]], alignment: str) -> list[str]:
+    """Return the lines of a table, whose first row is its head."""
+    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+    columns = list(zip(alignment, widths, strict=True))
+    lines = ["  ".join(f"{cell:{a}{n}}" for cell, (a, n) in zip(row, columns, strict=True)).rstrip() for row in rows]
+    return [lines[0], "-" * max(map(len, lines)), *lines[1:]]
+
+
+def make_plan(graph: Graph, rules: Mapping[Node, Rule | None], unsupported: Sequence[Node]) -> Plan:
     """Return the plan of a graph with the rules chosen for it."""
-    rows = {node: _plan_node(node, rules.get(node)) for node in graph.nodes}
+    rows = {node: _plan_node(node, graph.names.get(node, ""), rules.get(node)) for node in graph.nodes}
     return Plan(
         tuple(rows.values()),
         [rows[node] for node in unsupported],
@@ -86,6 +102,125 @@ def make_plan(graph: Graph, rules: Mapping[Node, Rule], unsupported: Sequence[No
     )
 
 
-def _plan_node(node: Node, rule: Rule | None) -> PlanNode:
+def _plan_node(node: Node, name: str, rule: Rule | None) -> PlanNode:
     primitives = tuple(eqn.primitive for eqn in node.equations)
-    return PlanNode(node.path, node.kind, rule, node.shape, node.source, primitives, node.first, node.last)
+    return PlanNode(name, node.path, node.kind, rule, node.shape, node.source, primitives, node.first, node.last)
+
+
+_STATIC = ("names", "kinds", "rules", "sources")
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=[*AMOUNTS, "output", "inputs"], meta_fields=list(_STATIC))
+@dataclass(frozen=True, repr=False, eq=False)
+class Audit:
+    """Where relevance went: one entry for each node, in program order; `print(audit)` shows a table.
+
+    Attributes:
+      names, kinds, rules, sources: of the nodes, as `plan` prints them.
+      received, passed: Σ R that came in at the node's output, and that it handed to its inputs, shape (nodes,).
+      bias, stabilizer: what of the difference its bias and its stabiliser absorbed.
+      size_received, size_passed: Σ |R| likewise.
+      saturated: how many relevances, and ratios of relevance to a value, were cut off at their bounds.
+      output, inputs: Σ R that the output began with, and that reached the explained inputs.
+    """
+
+    names: tuple[str, ...]
+    kinds: tuple[str, ...]
+    rules: tuple[str, ...]
+    sources: tuple[str, ...]
+    received: Any
+    passed: Any
+    bias: Any
+    stabilizer: Any
+    size_received: Any
+    size_passed: Any
+    saturated: Any
+    output: Any
+    inputs: Any
+
+    @property
+    def absorbed(self) -> Any:
+        """What each node kept, Σ R received less Σ R passed."""
+        return self.received - self.passed
+
+    @property
+    def other(self) -> Any:
+        """What each node kept but for bias and stabiliser: blocked paths, constants, rules that do not conserve."""
+        return self.absorbed - self.bias - self.stabilizer
+
+    @property
+    def gap(self) -> Any:
+        """Σ R of the output less Σ R of the inputs less all that was absorbed: rounding, unless something is wrong."""
+        return self.output - self.inputs - jnp.sum(self.absorbed, axis=-1)
+
+    @property
+    def growth(self) -> Any:
+        """Σ |R| passed / Σ |R| received of each node; 1 where it received nothing."""
+        none = self.size_received == 0
+        return jnp.where(none, 1, self.size_passed / jnp.where(none, 1, self.size_received))
+
+    def __str__(self) -> str:
+        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(self)):
+            return f"Audit of {len(self.names)} nodes (traced)"
+        return "\n".join(_audit_lines(_over_batch(self)))
+
+    __repr__ = __str__
+
+
+def _over_batch(audit: Audit) -> Audit:
+    """Return an audit in NumPy, one under `vmap` as that of the whole batch."""
+    totals = {name: np.asarray(getattr(audit, name)) for name in (*AMOUNTS, "output", "inputs")}
+    extra = tuple(range(totals["output"].ndim))
+    return replace(audit, **{name: np.sum(v, axis=extra) for name, v in totals.items()})
+
+
+def make_audit(
+    graph: Graph,
+    rules: Mapping[Node, Rule],
+    measured: Mapping[Node, Any],
+    initial: Sequence[Any],
+    shares: Sequence[Any],
+) -> Audit:
+    """Return the audit of a graph from what its probes measured."""
+    nodes = list(measured)
+    dtype = jnp.result_type(*measured.values(), *initial) if nodes else jnp.float32
+    amounts = jnp.stack([measured[node].astype(dtype) for node in nodes]) if nodes else jnp.zeros((0, len(AMOUNTS)))
+    return Audit(
+        names=tuple(graph.names.get(node) or node.path or "-" for node in nodes),
+        kinds=tuple(node.kind for node in nodes),
+        rules=tuple(repr(rules[node]) if node in rules else "-" for node in nodes),
+        sources=tuple(node.source for node in nodes),
+        **{name: amounts[:, k] for k, name in enumerate(AMOUNTS)},
+        output=_sum(initial, dtype),
+        inputs=_sum(shares, dtype),
+    )
+
+
+def _sum(relevances: Sequence[Any], dtype: Any) -> Any:
+    return sum((jnp.sum(r.astype(dtype)) for r in relevances), jnp.zeros((), dtype))
+
+
+def _audit_lines(audit: Audit) -> list[str]:
+    """Return the table of an audit, without the nodes through which relevance only moves, and what it comes to."""
+    head = ("node", "kind", "rule", "received", "passed on", "by bias", "by stabiliser", "otherwise", "growth of Σ|R|")
+    columns = (audit.received, audit.passed, audit.bias, audit.stabilizer, audit.other)
+    noise = 1e-6 * np.max(audit.size_received, initial=0)
+    shown = [k for k, kind in enumerate(audit.kinds) if kind != "movement" or abs(audit.absorbed[k]) > noise]
+    number = lambda v: f"{v:.4g}" if abs(v) > noise else "0"
+    rows = [
+        (audit.names[k], audit.kinds[k], audit.rules[k], *(number(c[k]) for c in columns), f"{audit.growth[k]:.3g}")
+        for k in shown
+    ]
+    kept = ", ".join(f"{number(np.sum(c))} {by}" for c, by in zip(columns[2:], head[5:8], strict=True))
+    total = f"output {number(audit.output)} = inputs {number(audit.inputs)} + absorbed ({kept}) + gap {audit.gap:.1g}"
+    lines = [*_table([head, *rows], "<<<" + ">" * 6), total]
+    if rows:
+        loss, rise = int(np.argmax(np.abs(audit.absorbed))), int(np.argmax(audit.growth))
+        lines.append(f"most is absorbed at {_place(audit, loss)}: {audit.absorbed[loss]:.4g}")
+        lines.append(f"Σ|R| grows most at {_place(audit, rise)}: × {audit.growth[rise]:.3g}")
+    lines += [f"relevance saturates at {_place(audit, int(k))}" for k in np.flatnonzero(audit.saturated)]
+    return lines
+
+
+def _place(audit: Audit, k: int) -> str:
+    return f"{audit.names[k]} ({audit.kinds[k]}, {audit.sources[k] or 'an unknown line'})"

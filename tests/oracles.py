@@ -24,27 +24,73 @@ def stabilized(z, epsilon):
     return z + epsilon * np.where(z < 0, -1.0, 1.0)
 
 
+def shares(w, contributions, total, r, bias=0.0):
+    """Return Σ_j contribution_ij / total_j · R_j; `bias` is spread evenly over the inputs that reach each unit."""
+    reached = w != 0
+    spread = reached * _divide(bias * np.ones(w.shape[1]), reached.sum(0).astype(float))
+    return ((contributions + spread) * _divide(r, total)).sum(1)
+
+
 def zero(w, b, x, r, bias="absorb"):
     return epsilon_rule(w, b, x, r, 0.0, bias)
 
 
-def epsilon_rule(w, b, x, r, epsilon=1e-6, bias="absorb"):
+def epsilon_rule(w, b, x, r, epsilon=1e-6, bias="absorb", relative=False):
     contributions = x[:, None] * w
-    z = contributions.sum(0) + (b if bias == "absorb" else 0)
-    return (contributions * _divide(r, stabilized(z, epsilon))).sum(1)
+    z = contributions.sum(0) + (0 if bias == "ignore" else b)
+    if relative:
+        epsilon = epsilon * np.sqrt(np.mean((x @ w + b) ** 2))
+    return shares(w, contributions, stabilized(z, epsilon), r, b if bias == "distribute" else 0.0)
 
 
 def alphabeta(w, b, x, r, alpha=2.0, beta=-1.0, epsilon=1e-6, bias="absorb"):
     contributions = x[:, None] * w
-    keep = 1.0 if bias == "absorb" else 0.0
-    positive, negative = contributions.clip(0), contributions.clip(None, 0)
-    zp = positive.sum(0) + keep * b.clip(0) + epsilon
-    zn = negative.sum(0) + keep * b.clip(None, 0) - epsilon
-    return (alpha * positive * _divide(r, zp) + beta * negative * _divide(r, zn)).sum(1)
+    result = np.zeros_like(x)
+    for factor, part in ((alpha, lambda v: v.clip(0)), (beta, lambda v: v.clip(None, 0))):
+        own = {"ignore": 0 * b, "whole": b}.get(bias, part(b))
+        total = stabilized(part(contributions).sum(0) + own, epsilon)
+        result += factor * shares(w, part(contributions), total, r, own if bias == "distribute" else 0.0)
+    return result
 
 
 def zplus(w, b, x, r, epsilon=1e-6, bias="absorb"):
     return alphabeta(w, b, x, r, 1.0, 0.0, epsilon, bias)
+
+
+def gamma_rule(w, b, x, r, gamma=0.25, epsilon=1e-6, bias="absorb"):
+    """The generalised rule, written with the four products of the parts of x and w."""
+    positive, negative = x.clip(0)[:, None], x.clip(None, 0)[:, None]
+    wp, wn = w.clip(0), w.clip(None, 0)
+    z = x @ w + (0 if bias == "ignore" else b)
+    result = np.zeros_like(x)
+    for chosen, same, other, part in ((z > 0, wp, wn, b.clip(0)), (z < 0, wn, wp, b.clip(None, 0))):
+        contributions = positive * (w + gamma * same) + negative * (w + gamma * other)
+        own = {"ignore": 0 * b, "whole": b}.get(bias, b + gamma * part)
+        total = stabilized(contributions.sum(0) + own, epsilon)
+        result += shares(w, contributions, total, np.where(chosen, r, 0), own if bias == "distribute" else 0.0)
+    return result
+
+
+def gamma_classic(w, b, x, r, gamma=0.25, epsilon=1e-6, bias="absorb"):
+    contributions = x[:, None] * (w + gamma * w.clip(0))
+    own = {"ignore": 0 * b, "whole": b}.get(bias, b + gamma * b.clip(0))
+    total = stabilized(contributions.sum(0) + own, epsilon)
+    return shares(w, contributions, total, r, own if bias == "distribute" else 0.0)
+
+
+def flat(w, b, x, r, epsilon=1e-6):
+    reached = (w != 0).astype(float)
+    return shares(w, reached, reached.sum(0) + epsilon, r)
+
+
+def wsquare(w, b, x, r, epsilon=1e-6, bias="ignore"):
+    return shares(w, w**2, (w**2).sum(0) + (b**2 if bias == "absorb" else 0) + epsilon, r)
+
+
+def zbox(w, b, x, r, low, high, epsilon=1e-6):
+    low, high = np.broadcast_to(low, x.shape), np.broadcast_to(high, x.shape)
+    contributions = x[:, None] * w - low[:, None] * w.clip(0) - high[:, None] * w.clip(None, 0)
+    return shares(w, contributions, stabilized(contributions.sum(0), epsilon), r)
 
 
 def relative(w, b, x, r):

@@ -347,7 +347,7 @@ def loud(x):
         (lambda f: jrlrp.relevance(f, rules="epsilon")(X), jrlrp.ArgumentError, "expected a composite"),
         (lambda f: jrlrp.relevance(f, rules=jrlrp.epsilon)(X), jrlrp.ArgumentError, "call it"),
         (lambda f: jrlrp.relevance(f, rules=jrlrp.ShareEqual())(X), jrlrp.ArgumentError, "Composite with a base"),
-        (lambda f: jrlrp.relevance(f, rules=jrlrp.Pass())(X), jrlrp.ArgumentError, "Composite with a base"),
+        (lambda f: jrlrp.relevance(f, rules=jrlrp.WinnerTakesAll())(X), jrlrp.ArgumentError, "Composite with a base"),
         (lambda f: jrlrp.relevance(f, unknown="ignore")(X), jrlrp.ArgumentError, "'error', 'gradient'"),
         (lambda f: jrlrp.relevance(f, has_aux=True)(X), jrlrp.ArgumentError, r"to return \(out, aux\)"),
         (

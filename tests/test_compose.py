@@ -16,7 +16,8 @@ PRESETS = {
     "relative": jrlrp.relative(),
     "relative, ratio": jrlrp.relative("ratio"),
     "epsilon": jrlrp.epsilon(0.1),
-    "epsilon plus": jrlrp.epsilon_plus(),
+    "epsilon plus flat": jrlrp.epsilon_plus_flat(),
+    "epsilon gamma box": jrlrp.epsilon_gamma_box(-4.0, 4.0),
     "alpha beta": jrlrp.AlphaBeta(),
     "gradient": jrlrp.gradient_times_input(),
 }

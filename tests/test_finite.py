@@ -19,6 +19,13 @@ RULES = {
     "epsilon 0": jrlrp.epsilon(0.0),
     "epsilon plus": jrlrp.epsilon_plus(),
     "alpha beta": jrlrp.AlphaBeta(epsilon=0.0),
+    "distribute": jrlrp.AlphaBeta(bias="distribute"),
+    "gamma": jrlrp.Gamma(epsilon=0.0),
+    "classic gamma": jrlrp.Gamma(1e10, 0.0, variant="classic"),
+    "deep taylor": jrlrp.deep_taylor(),
+    "wsquare": jrlrp.WSquare(0.0),
+    "gamma box": jrlrp.epsilon_gamma_box(-1.0, 1.0),
+    "relative epsilon": jrlrp.Epsilon(0.1, relative=True),
 }
 
 

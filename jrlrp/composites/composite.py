@@ -6,13 +6,13 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from jrlrp.errors import ArgumentError, RuleError, describe
-from jrlrp.graph.nodes import GROUPS, KINDS, Node
+from jrlrp.graph.nodes import GROUPS, KINDS, Custom, Node
 from jrlrp.rules.base import Rule
 from jrlrp.rules.epsilon import Epsilon, Zero
 from jrlrp.rules.pooling import WinnerTakesAll
 from jrlrp.rules.product import SignalTakesAll
 from jrlrp.rules.softmax import SoftmaxTaylor
-from jrlrp.rules.structure import Gradient, Pass, ShareRatio
+from jrlrp.rules.structure import FunctionRule, Gradient, Pass, ShareRatio
 
 # What nodes get that no entry of a composite matches, where the mathematics leaves no real choice.
 DEFAULTS: dict[str, Rule] = {
@@ -114,6 +114,8 @@ class Composite:
 
     def rule_for(self, node: Node, unknown: str = "error") -> Rule | None:
         """Return the node's rule, or None if nothing fits; `unknown="gradient"` serves opaque nodes too."""
+        if isinstance(node, Custom):
+            return node.rule if isinstance(node.rule, Rule) else FunctionRule(node.rule)
         for matcher, rule in reversed(self.entries):
             if node.kind in rule.kinds and matcher(node):
                 return rule

@@ -4,9 +4,12 @@ from typing import Any
 
 from jrlrp.composites.composite import Composite, classical, match
 from jrlrp.errors import RuleError
-from jrlrp.rules.alphabeta import ZPlus
+from jrlrp.rules.alphabeta import AlphaBeta, ZPlus
+from jrlrp.rules.base import Rule
 from jrlrp.rules.epsilon import Epsilon
-from jrlrp.rules.product import SignalTakesAll
+from jrlrp.rules.gamma import Gamma
+from jrlrp.rules.input import Flat, WSquare, ZBox
+from jrlrp.rules.product import SignalTakesAll, Uniform, ValuesOnly
 from jrlrp.rules.relative import Relative
 from jrlrp.rules.structure import Block, ShareAbsolute, ShareEqual, ShareRatio
 
@@ -64,7 +67,126 @@ def epsilon_plus(epsilon: Any = 1e-6) -> Composite:
 
     Source: zennit's EpsilonPlus; Lapuschkin et al. 2019.
     """
-    return Composite([*classical(), (match("dense"), Epsilon(epsilon)), (match("conv"), ZPlus())])
+    return _layered(ZPlus(), Epsilon(epsilon))
+
+
+def epsilon_plus_flat(epsilon: Any = 1e-6) -> Composite:
+    """`epsilon_plus` with the flat rule for the first layer.
+
+    Args:
+      epsilon: the stabiliser of the dense layers, ≥ 0.
+
+    Raises:
+      RuleError: for a negative epsilon.
+
+    Source: zennit's EpsilonPlusFlat; Lapuschkin et al. 2019.
+    """
+    return _layered(ZPlus(), Epsilon(epsilon), Flat())
+
+
+def epsilon_gamma_box(low: Any, high: Any, gamma: Any = 0.25, epsilon: Any = 1e-6) -> Composite:
+    """γ for convolutions, ε for dense layers, zB for the first layer.
+
+    Args:
+      low, high: the bounds of the first layer's input: numbers, or arrays that broadcast to its shape.
+      gamma: γ of the convolutions, ≥ 0.
+      epsilon: the stabiliser of the dense layers, ≥ 0.
+
+    Raises:
+      RuleError: for a parameter outside its domain, or bounds that do not fit.
+
+    Source: zennit's EpsilonGammaBox; Montavon et al. 2019.
+    """
+    return _layered(Gamma(gamma), Epsilon(epsilon), ZBox(low, high))
+
+
+def epsilon_alpha2_beta1(epsilon: Any = 1e-6) -> Composite:
+    """αβ with α=2, β=−1 for convolutions, ε for dense layers.
+
+    Args:
+      epsilon: the stabiliser of the dense layers, ≥ 0.
+
+    Raises:
+      RuleError: for a negative epsilon.
+
+    Source: zennit's EpsilonAlpha2Beta1; Bach et al. 2015.
+    """
+    return _layered(AlphaBeta(2.0, -1.0), Epsilon(epsilon))
+
+
+def epsilon_alpha2_beta1_flat(epsilon: Any = 1e-6) -> Composite:
+    """`epsilon_alpha2_beta1` with the flat rule for the first layer.
+
+    Args:
+      epsilon: the stabiliser of the dense layers, ≥ 0.
+
+    Raises:
+      RuleError: for a negative epsilon.
+
+    Source: zennit's EpsilonAlpha2Beta1Flat.
+    """
+    return _layered(AlphaBeta(2.0, -1.0), Epsilon(epsilon), Flat())
+
+
+def excitation_backprop() -> Composite:
+    """z⁺ for convolutions and dense layers.
+
+    Source: Zhang et al. 2016, "Top-down neural attention by excitation backprop".
+    """
+    return _layered(ZPlus(), ZPlus())
+
+
+def deep_taylor(low: Any = None, high: Any = None) -> Composite:
+    """z⁺ for convolutions and dense layers; for the first layer zB, or w² if no bounds are given.
+
+    Args:
+      low, high: the bounds of the first layer's input, both or none.
+
+    Raises:
+      RuleError: for one bound without the other, or bounds that do not fit.
+
+    Source: Montavon et al. 2017, "Explaining nonlinear classification decisions with deep Taylor decomposition".
+    """
+    if (low is None) != (high is None):
+        raise RuleError(f"deep_taylor(low={low!r}, high={high!r}): expected both bounds or none.")
+    return _layered(ZPlus(), ZPlus(), WSquare() if low is None else ZBox(low, high))
+
+
+def attn_lrp(epsilon: Any = 1e-6) -> Composite:
+    """ε for conv and dense layers, equal parts for every product, gates included, and the Taylor rule for softmax.
+
+    Args:
+      epsilon: the stabiliser of all layers, ≥ 0.
+
+    Raises:
+      RuleError: for a negative epsilon.
+
+    Source: Achtibat et al. 2024, "AttnLRP: attention-aware layer-wise relevance propagation for transformers".
+    """
+    rule = Epsilon(epsilon)
+    return Composite([*classical(), (match("affine"), rule), (match("product"), Uniform(rule))])
+
+
+def cp_lrp(epsilon: Any = 1e-6) -> Composite:
+    """ε for conv and dense layers; attention weights and the gates that activations make are constants.
+
+    Args:
+      epsilon: the stabiliser of all layers, ≥ 0.
+
+    Raises:
+      RuleError: for a negative epsilon.
+
+    Source: Ali et al. 2022, "XAI for Transformers: Better Explanations through Conservative Propagation".
+    """
+    rule = Epsilon(epsilon)
+    return Composite(
+        [
+            *classical(),
+            (match("affine"), rule),
+            (match("product"), ValuesOnly(rule)),
+            (match("softmax"), Block()),
+        ]
+    )
 
 
 def gradient_times_input() -> Composite:
@@ -73,3 +195,9 @@ def gradient_times_input() -> Composite:
     Source: Shrikumar et al. 2016, "Not just a black box".
     """
     return Composite(gradient=True)
+
+
+def _layered(conv: Rule, dense: Rule, first: Rule | None = None) -> Composite:
+    """Return the classical composite with these rules for convolutions, dense layers and the first of either."""
+    entries = [*classical(), (match("dense"), dense), (match("conv"), conv)]
+    return Composite(entries if first is None else [*entries, (match(("conv", "dense"), first=True), first)])

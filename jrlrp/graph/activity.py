@@ -96,7 +96,7 @@ def is_float(v: Var) -> bool:
 
 
 def ends_relevance(eqn: Equation) -> bool:
-    return meaning_of(eqn.primitive) == "ends"
+    return meaning_of(eqn) == "ends"
 
 
 def live_equations(program: Program, outputs: Iterable[Var]) -> tuple[Equation, ...]:

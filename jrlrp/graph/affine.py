@@ -33,7 +33,7 @@ def affine_layers(flow: Flow, links: dict[Var, Link], taken: set[Equation]) -> l
 
 def _core(flow: Flow, eqn: Equation) -> Affine | None:
     """Return the layer of a linear equation alone, or None if the equation is no linear map of one active operand."""
-    meaning = meaning_of(eqn.primitive)
+    meaning = meaning_of(eqn)
     active = [k for k, v in enumerate(eqn.inputs) if v in flow.active]
     if meaning not in ("contraction", "average", "linear") or len(active) != 1 or len(eqn.outputs) != 1:
         return None

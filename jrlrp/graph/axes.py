@@ -33,7 +33,7 @@ def image(eqn: Equation, operand: int, axis: Axis) -> Axis | None:
         return eqn.places(operand, axis)
     if eqn.primitive == "reshape":
         return None if eqn.params.get("dimensions") is not None else _reshaped(axis, shape, out)
-    if is_pointwise(eqn.primitive) or eqn.primitive in _SAME_PLACE:
+    if is_pointwise(eqn) or eqn.primitive in _SAME_PLACE:
         dim: int | None = axis.dim
     else:
         finder = _FINDERS.get(eqn.primitive)
@@ -212,7 +212,7 @@ def varying_axes(program: Program) -> dict[Var, frozenset[int]]:
     def of(eqn: Equation, out: Var) -> frozenset[int]:
         if eqn.primitive == "iota":
             return frozenset([eqn.params["dimension"]]) & _all(out)
-        if not (is_pointwise(eqn.primitive) or eqn.primitive in _CONSTANCY):
+        if not (is_pointwise(eqn) or eqn.primitive in _CONSTANCY):
             return _all(out)
         dims: set[int] = set()
         for k, v in enumerate(eqn.inputs):
@@ -240,7 +240,7 @@ def uniform_values(program: Program) -> tuple[set[Var], set[Var]]:
     uniform = {v for v in (*program.inputs, *program.constants) if not v.shape}
     numbers: set[Var] = set()
     for eqn in program.equations:
-        if not (is_pointwise(eqn.primitive) or eqn.primitive in _CONSTANCY) or not eqn.inputs:
+        if not (is_pointwise(eqn) or eqn.primitive in _CONSTANCY) or not eqn.inputs:
             uniform.update(v for v in eqn.outputs if not v.shape)
             continue
         if all(isinstance(v, Literal) or v in uniform for v in eqn.inputs):

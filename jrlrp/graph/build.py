@@ -1,7 +1,9 @@
 """Flat program → `Graph`: the passes that decide what each equation is, in order."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import jax.numpy as jnp
 
@@ -10,8 +12,8 @@ from jrlrp.graph.affine import affine_layers
 from jrlrp.graph.carriers import CARRY, EMBEDDING
 from jrlrp.graph.elementwise import Link, activations, elementwise_links
 from jrlrp.graph.examples import example_axes
-from jrlrp.graph.kinds import meaning_of
-from jrlrp.graph.nodes import MIXING, Activation, Affine, Choice, Movement, Node, Opaque, Product, Softmax, Sum
+from jrlrp.graph.kinds import meaning_of, rule_of
+from jrlrp.graph.nodes import MIXING, Activation, Affine, Choice, Custom, Movement, Node, Opaque, Product, Softmax, Sum
 from jrlrp.graph.normalise import normalise
 from jrlrp.trace.inline import Equation, Program, Var
 
@@ -32,9 +34,27 @@ class Graph:
     outputs: tuple[Var, ...]
     ended: tuple[Equation, ...]
 
-    @property
+    @cached_property
     def nodes(self) -> tuple[Node, ...]:
         return tuple(step for step in self.steps if isinstance(step, Node))
+
+    @cached_property
+    def names(self) -> dict[Node, str]:
+        """A name of its own for each node but movements.
+
+        The module path where it is the only one there, else "path:kind", else "path:kind#0", "path:kind#1", ...
+        """
+        named = [node for node in self.nodes if node.kind != "movement"]
+        paths = Counter(node.path for node in named)
+        places = Counter((node.path, node.kind) for node in named)
+        seen: Counter = Counter()
+        names = {}
+        for node in named:
+            place = (node.path, node.kind)
+            name = node.path if node.path and paths[node.path] == 1 else ":".join(filter(None, place))
+            names[node] = f"{name}#{seen[place]}" if places[place] > 1 else name
+            seen[place] += 1
+        return names
 
 
 def build(
@@ -52,7 +72,8 @@ def build(
     outputs = [same.get(v, v) for v in outputs]
     flow = analyse(program, explained, outputs, ids)
     taken: set[Equation] = set()
-    nodes: list[Node] = _softmaxes(flow, taken)
+    nodes: list[Node] = _customs(flow, taken)
+    nodes += _softmaxes(flow, taken)
     links = elementwise_links(flow)
     nodes += _activations(flow, links, taken)
     nodes += affine_layers(flow, links, taken)
@@ -61,8 +82,21 @@ def build(
     nodes += [_single(flow, eqn) for eqn in flow.live if eqn not in taken and flow.active.intersection(eqn.outputs)]
     axes = example_axes(program, explained, flow.live)
     nodes = [_informed(flow, axes, _real(node)) for node in nodes]
-    nodes = _placed(flow, sorted(nodes, key=lambda node: flow.position[node.equations[-1]]))
+    nodes = sorted(nodes, key=lambda node: flow.position[node.equations[-1]])
+    nodes = _placed(_traced_back(nodes))
     return Graph(program, _schedule(flow, nodes), tuple(explained), tuple(outputs), _ended(flow, nodes))
+
+
+def _customs(flow: Flow, taken: set[Equation]) -> list[Node]:
+    """Return the equations that have rules of their own."""
+    nodes: list[Node] = []
+    for eqn in flow.live:
+        rule = rule_of(eqn)
+        if rule is not None and flow.active.intersection(eqn.outputs):
+            taken.add(eqn)
+            inputs = tuple(dict.fromkeys(flow.active_inputs(eqn)))
+            nodes.append(Custom(kind="custom", equations=(eqn,), inputs=inputs, outputs=eqn.outputs, rule=rule))
+    return nodes
 
 
 def _softmaxes(flow: Flow, taken: set[Equation]) -> list[Node]:
@@ -118,7 +152,7 @@ def _combinations(flow: Flow, taken: set[Equation]) -> list[Node]:
         elif eqn.primitive in ("mul", "div"):
             terms, tree = _flatten(flow, eqn, taken, ("mul", "div"), "div")
             nodes.append(_product(flow, eqn, flow.order(tree), terms))
-        elif meaning_of(eqn.primitive) == "contraction":
+        elif meaning_of(eqn) == "contraction":
             tree = {eqn}
             nodes.append(_product(flow, eqn, [eqn], [(v, False) for v in eqn.inputs], contraction=True))
         else:
@@ -223,7 +257,7 @@ def _product(flow, eqn, equations, terms, contraction=False) -> Product:
 def _single(flow: Flow, eqn: Equation) -> Node:
     """Return the node of an equation that stands alone."""
     cls, kind = {"movement": (Movement, "movement"), "choice": (Choice, "max_pool")}.get(
-        meaning_of(eqn.primitive) or "", (Opaque, "opaque")
+        meaning_of(eqn) or "", (Opaque, "opaque")
     )
     if eqn.primitive in (CARRY, EMBEDDING):
         cls, kind = Movement, "embedding" if eqn.primitive == EMBEDDING else "movement"
@@ -251,7 +285,22 @@ def _informed(flow: Flow, axes: dict, node: Node) -> Node:
     )
 
 
-def _placed(flow: Flow, nodes: list[Node]) -> list[Node]:
+def _traced_back(nodes: list[Node]) -> list[Node]:
+    """Say of each factor of a product which kind of node it comes out of."""
+    origin: dict[Var, str] = {}
+    result = []
+    for node in nodes:
+        if isinstance(node, Product):
+            node = replace(node, origins=tuple(origin.get(v) for v in node.inputs))
+        through = node.kind in ("movement", "factor", "scale")
+        kinds = {origin.get(v) for v in node.inputs} if through else {node.kind}
+        if len(kinds) == 1 and (kind := kinds.pop()) is not None:
+            origin.update(dict.fromkeys(node.outputs, kind))
+        result.append(node)
+    return result
+
+
+def _placed(nodes: list[Node]) -> list[Node]:
     """Say of each node whether a mixing affine layer lies before or after it on any path."""
     after_layer: set[Var] = set()
     before_layer: set[Var] = set()

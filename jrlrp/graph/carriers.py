@@ -5,7 +5,7 @@ cast, a one-hot code) the carrier is added to the numbers, so that its cotangent
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import jax.numpy as jnp
 import numpy as np
@@ -20,17 +20,11 @@ EMBEDDING = "embedding"  # the place where ids become numbers
 _DATA = {"gather": (0,), "dynamic_slice": (0,), "dynamic_update_slice": (0, 1), "scatter": (0, 2)}
 
 
-@dataclass(frozen=True, eq=False)
-class Lookup(Added):
-    """The place where ids become numbers: `gradient` takes the place of `function` for gradient × input."""
-
-    gradient: Callable = field(repr=False, default=lambda *values: values)
-
-
 class _Companions:
     """The carrier of each variable that has one, and beside each carrier a mask: how many explained ids it sums."""
 
-    def __init__(self, program: Program, ids: Sequence[Var]):
+    def __init__(self, program: Program, ids: Sequence[Var], gradient: bool):
+        self.gradient = gradient
         self.carrier = {v: _like(v.shape) for v in ids}
         self.mask = {carrier: _like(carrier.shape) for carrier in self.carrier.values()}
         self.varying = varying_axes(program)
@@ -54,11 +48,16 @@ class _Companions:
         return [eqn, Added(CARRY, tuple(inputs), carriers, {}, *rest), Added(CARRY, masked, masks, {}, *rest)]
 
 
-def add_carriers(program: Program, ids: Sequence[Var]) -> tuple[Program, dict[Var, Var], frozenset[Var]]:
-    """Return the program with a carrier for each integer input in `ids`, those carriers, and all that have one."""
+def add_carriers(
+    program: Program, ids: Sequence[Var], gradient: bool = False
+) -> tuple[Program, dict[Var, Var], frozenset[Var]]:
+    """Return the program with a carrier for each integer input in `ids`, those carriers, and all that have one.
+
+    With `gradient`, a carrier's derivative is gradient × input: it scales the numbers that ids become.
+    """
     if not ids:
         return program, {}, frozenset()
-    companions = _Companions(program, ids)
+    companions = _Companions(program, ids, gradient)
     inputs = dict(companions.carrier)
     equations = companions.ones()
     for eqn in program.equations:
@@ -88,9 +87,9 @@ def _carry(eqn: Equation, companions: _Companions) -> list[Equation]:
         if out.dtype != np.bool_:
             carrier[out] = carrier[eqn.inputs[0]]
         return [eqn]
-    if (meaning_of(primitive) == "movement" or primitive == "select_n") and set(data).intersection(carried):
+    if (meaning_of(eqn) == "movement" or primitive == "select_n") and set(data).intersection(carried):
         return _move(eqn, data, companions)
-    arithmetic = is_pointwise(primitive) and jnp.issubdtype(out.dtype, jnp.integer)
+    arithmetic = is_pointwise(eqn) and jnp.issubdtype(out.dtype, jnp.integer)
     if arithmetic or (primitive == "eq" and _is_one_hot(eqn, carried, companions.varying)):
         return _add(eqn, carried, companions, _broadcast_to(out.shape))
     return [eqn]
@@ -167,16 +166,14 @@ def _become_numbers(eqn: Equation, carried: Sequence[int], companions: _Companio
         return total / jnp.maximum(count, 1)
 
     def share(x, *values):
-        return [x + mean(values).astype(x.dtype)]
-
-    def gradient(x, *values):
-        return [x * (1 + mean(values).astype(x.dtype))]
+        carried = mean(values).astype(x.dtype)
+        return [x * (1 + carried) if companions.gradient else x + carried]
 
     def places(operand, axis):
         return axis if operand == 0 else spread.places(axis)
 
     inputs = (number, *carriers, *masks)
-    lookup = Lookup(EMBEDDING, inputs, eqn.outputs, {}, eqn.path, eqn.source, None, share, places, gradient)
+    lookup = Added(EMBEDDING, inputs, eqn.outputs, {}, eqn.path, eqn.source, None, share, places)
     return [replace(eqn, outputs=(number,)), lookup]
 
 

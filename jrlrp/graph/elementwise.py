@@ -33,7 +33,7 @@ def elementwise_links(flow: Flow) -> dict[Var, Link]:
     """Return the link of each active variable that is an elementwise function of one other."""
     builder = _Links(flow)
     for eqn in flow.live:
-        if is_pointwise(eqn.primitive):
+        if is_pointwise(eqn):
             builder.visit(eqn)
     return builder.links
 
@@ -113,7 +113,7 @@ def linear_role(flow: Flow, eqn: Equation, x: Var) -> tuple[str, Var | None]:
         return "select", None  # by a constant predicate: movement
     if eqn.primitive == "neg":
         return "factor", None
-    if meaning_of(eqn.primitive) != "arithmetic" or (eqn.primitive == "div" and eqn.inputs[1] is x):
+    if meaning_of(eqn) != "arithmetic" or (eqn.primitive == "div" and eqn.inputs[1] is x):
         return "curve", None
     constant = eqn.inputs[1] if eqn.inputs[0] is x else eqn.inputs[0]
     if eqn.primitive in ("mul", "div"):

@@ -1,6 +1,10 @@
-"""What each primitive does, as a table. `register_kind` adds a row."""
+"""What each primitive does, as a table. `register_kind` and `register_rule` add to it."""
+
+from collections.abc import Mapping
+from typing import Any
 
 from jrlrp.errors import ArgumentError
+from jrlrp.trace.inline import Equation
 
 # The meaning of a row. What an equation *is* depends on the table and on which of its operands carry relevance.
 MEANINGS = {
@@ -37,7 +41,7 @@ _TABLE = {
 }
 
 _KINDS = {primitive: meaning for meaning, names in _TABLE.items() for primitive in names.split()}
-_REGISTERED: dict[str, str] = {}
+_REGISTERED: dict[str, Any] = {}  # a kind or a rule
 
 # Elementwise primitives whose truth values and integers may steer an activation from within.
 POINTWISE = frozenset(
@@ -48,18 +52,31 @@ POINTWISE = frozenset(
 )
 
 
-def meaning_of(primitive: str) -> str | None:
-    """Return the row of the table that a primitive stands in, or None for one that the library does not know."""
-    return _REGISTERED.get(primitive) or _KINDS.get(primitive)
+def meaning_of(eqn: Equation) -> str | None:
+    """Return the row of the table that an equation stands in, "rule" if it has one of its own, or None if unknown."""
+    declared = _declared(eqn)
+    if declared is None:
+        return _KINDS.get(eqn.primitive)
+    return declared if isinstance(declared, str) else "rule"
 
 
-def is_pointwise(primitive: str) -> bool:
+def rule_of(eqn: Equation) -> Any | None:
+    """Return the rule that was declared for an equation or its primitive."""
+    declared = _declared(eqn)
+    return None if isinstance(declared, str) else declared
+
+
+def is_pointwise(eqn: Equation) -> bool:
     """Tell whether each entry of the output depends on the operands' entries at the same place only."""
-    registered = _REGISTERED.get(primitive)
-    return primitive in POINTWISE if registered is None else registered == "curve"
+    declared = _declared(eqn)
+    return eqn.primitive in POINTWISE if declared is None else declared == "curve"
 
 
-def register_kind(primitive: str, kind: str) -> None:
+def _declared(eqn: Equation) -> Any:
+    return _REGISTERED.get(eqn.primitive) if eqn.declared is None else eqn.declared
+
+
+def register_kind(primitive: Any, kind: str) -> None:
     """Declare what a primitive does, for every later call.
 
     Args:
@@ -69,10 +86,49 @@ def register_kind(primitive: str, kind: str) -> None:
     Raises:
       ArgumentError: for a kind that is not one of these.
     """
-    name = getattr(primitive, "name", primitive)
-    if not isinstance(name, str):
-        raise ArgumentError(f"register_kind got {primitive!r}; expected a JAX primitive or its name.")
+    if not isinstance(kind, str):
+        raise ArgumentError(f"register_kind got kind={kind!r}; expected a name of a kind. Rules go to register_rule.")
+    _REGISTERED.update(declarations({primitive: kind}))
+
+
+def register_rule(primitive: Any, rule: Any) -> None:
+    """Give a primitive a rule, for every later call and under every composite.
+
+    Args:
+      primitive: a JAX primitive, or its name.
+      rule: `rule(inputs, output, relevance)`, which returns a tuple: the relevance of each of the primitive's inputs,
+        or None for none. A primitive with several outputs gives the rule tuples of outputs and of relevances.
+        `Pass()`, `Block()` and `Gradient()` will do as well.
+
+    Raises:
+      ArgumentError: for what is no function.
+    """
+    if isinstance(rule, str):
+        raise ArgumentError(f"register_rule got {rule!r}; expected rule(inputs, output, relevance), a function.")
+    _REGISTERED.update(declarations({primitive: rule}))
+
+
+def declarations(primitives: Mapping[Any, Any] | None) -> dict[str, Any]:
+    """Return checked declarations by the primitives' names: each a kind or a rule.
+
+    Raises:
+      ArgumentError: for what is no primitive, or neither a kind nor a function.
+    """
+    checked = {}
     allowed = [k for k in MEANINGS if k not in ("arithmetic", "contraction")]
-    if kind not in allowed:
-        raise ArgumentError(f"register_kind got kind={kind!r} for {name!r}; expected one of {', '.join(allowed)}.")
-    _REGISTERED[name] = kind
+    if not isinstance(primitives or {}, Mapping):
+        raise ArgumentError(f"primitives={primitives!r}: expected a mapping from primitives to kinds or rules.")
+    for primitive, declared in (primitives or {}).items():
+        name = getattr(primitive, "name", primitive)
+        if not isinstance(name, str):
+            raise ArgumentError(f"{primitive!r} is declared as {declared!r}; expected a JAX primitive or its name.")
+        if isinstance(declared, str) and declared not in allowed:
+            raise ArgumentError(f"{name!r} got kind={declared!r}; expected one of {', '.join(allowed)}.")
+        serves = "custom" in getattr(declared, "kinds", ("custom",))  # a Rule has kinds, a function none
+        if not isinstance(declared, str) and not (callable(declared) and serves):
+            raise ArgumentError(
+                f"{name!r} is declared as {declared!r}; expected a kind, a function rule(inputs, output, relevance), "
+                "or a rule that serves any node: Pass(), Block() or Gradient()."
+            )
+        checked[name] = declared
+    return checked

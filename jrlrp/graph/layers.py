@@ -7,8 +7,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jrlrp.graph.nodes import Affine, Node, Product, Softmax, Step, Sum
+from jrlrp.graph.nodes import Affine, Choice, Custom, Node, Product, Softmax, Step, Sum
+from jrlrp.graph.spelling import DepthwiseConv
 from jrlrp.trace.inline import Equation, Literal, Var
 
 Array = Any
@@ -49,10 +51,12 @@ class LinearLayer(Layer):
       dtype: the dtype of the arithmetic.
       weight: the weights with every scale after them folded in, in the shape of the core's weights; None if the map
         has none (an average pool, which has no negative entries; a map of kind "linear").
+      positive_weight, negative_weight: their parts of one sign.
     """
 
-    def __init__(self, node: Affine, constants: Sequence[Array], x: Array):
+    def __init__(self, node: Affine, constants: Sequence[Array], x: Array, relevance: Array):
         super().__init__(node, constants)
+        self._relevance = relevance
         self.dtype = wide(node.output.dtype, node.inputs[0].dtype)
         self._input = jax.typeof(x).update(dtype=self.dtype, weak_type=False)  # with its sharding and mesh axes
 
@@ -75,7 +79,30 @@ class LinearLayer(Layer):
                 weight = -weight
         if node.core is None:  # one weight for each entry, so that a rule may split and count them
             weight = jnp.broadcast_to(weight, node.inputs[0].shape)
-        return weight
+        return weight + zero_after(jax.lax.stop_gradient(self._relevance)).astype(self.dtype)
+
+    @cached_property
+    def positive_weight(self) -> Array:
+        return jnp.maximum(jnp.asarray(self.weight), 0)
+
+    @cached_property
+    def negative_weight(self) -> Array:
+        return jnp.minimum(jnp.asarray(self.weight), 0)
+
+    @cached_property
+    def ones(self) -> Array:
+        """Weights of one: mapping with them sums the inputs that reach each unit."""
+        return jnp.ones(() if self.weight is None else self.weight.shape, self.dtype)
+
+    @cached_property
+    def unit_input(self) -> Array:
+        """An input of ones, hidden from XLA, which would spend seconds on computing what follows while it compiles."""
+        return jax.lax.optimization_barrier(jnp.ones(self._input.shape, self.dtype))
+
+    @cached_property
+    def counts(self) -> Array:
+        """How many inputs reach each unit, padding excluded."""
+        return self.map(self.unit_input, self.ones)
 
     def _along_weight(self, step: Step, weight: Array) -> Array | None:
         if step.constant is None:
@@ -95,7 +122,11 @@ class LinearLayer(Layer):
         x = x.astype(self.dtype)
         if node.core is None:
             return x * (self.weight if weight is None else weight)
-        z = self._core(node.core, x, weight)
+        return self._follow(self._core(node.core, x, weight), weight)
+
+    def _follow(self, z: Array, weight: Array | None) -> Array:
+        """Return what the linear part of the steps makes of the core's output."""
+        node: Affine = self._node  # type: ignore[assignment]
         for step in node.steps:
             if step.role == "move":
                 z = step.equation.bind([z])
@@ -109,16 +140,25 @@ class LinearLayer(Layer):
         node: Affine = self._node  # type: ignore[assignment]
         if node.weight is None:
             return core.bind([x if k == node.operand else self._other(v) for k, v in enumerate(core.inputs)])
-        w = self.constant(node.weight) if weight is None else weight
+        w = self._own_weight if weight is None else weight
         return core.bind([x, w] if node.operand == 0 else [w, x], preferred_element_type=x.dtype)
+
+    @property
+    def _own_weight(self) -> Array:
+        return self.constant(self._node.weight)  # type: ignore[attr-defined]
 
     def _other(self, v: Var) -> Array:
         return self.constant(v) if jnp.issubdtype(v.dtype, jnp.floating) else self.value(v)
 
     def pull(self, r: Array, weight: Array | None = None) -> Array:
         """Return the transpose of `map` applied to `r`."""
-        (out,) = jax.linear_transpose(lambda x: self.map(x, weight), self._input)(r.astype(self.dtype))
-        return out
+        node: Affine = self._node  # type: ignore[assignment]
+        if not isinstance(node.core, DepthwiseConv):
+            (out,) = jax.linear_transpose(lambda x: self.map(x, weight), self._input)(r.astype(self.dtype))
+            return out
+        at_core = jax.ShapeDtypeStruct(node.core.output.shape, self.dtype)
+        (r,) = jax.linear_transpose(lambda z: self._follow(z, weight), at_core)(r.astype(self.dtype))
+        return node.core.pull(r, self._own_weight if weight is None else weight)
 
     @cached_property
     def bias(self) -> Array | None:
@@ -138,6 +178,29 @@ class LinearLayer(Layer):
         return b
 
 
+@jax.custom_batching.custom_vmap
+def zero_after(relevance: Array) -> Array:
+    """Return 0, but on CPUs not before `relevance` is known.
+
+    XLA's CPU backend runs whatever it can as soon as it can. What rules make of weights depends on no relevance, so it
+    would stand in memory for all layers at once, from the forward pass on.
+    """
+    return jax.lax.platform_dependent(relevance, cpu=_waiting_zero, default=_zero)
+
+
+def _zero(relevance: Array) -> Array:
+    return jnp.zeros((), relevance.dtype)
+
+
+def _waiting_zero(relevance: Array) -> Array:
+    return 0 * relevance[(0,) * relevance.ndim] if relevance.size else _zero(relevance)
+
+
+@zero_after.def_vmap
+def _zero_after_all(axis_size: int, batched: Any, relevance: Array) -> tuple[Array, bool]:
+    return zero_after(relevance), False  # weights that differ for each example would be dear
+
+
 def _scaled(x: Array, constant: Array | None, step: Step) -> Array:
     if constant is None:
         return -x
@@ -152,14 +215,36 @@ class SumLayer(Layer):
         return [x if sign > 0 else -x for x, sign in zip(inputs, node.signs, strict=True)]
 
 
+class ChoiceLayer(Layer):
+    """A maximum over windows, over axes, or of its inputs."""
+
+    def window_sums(self, *inputs: Array) -> Array:
+        """Return the sums of what the maxima are taken of."""
+        (eqn,) = self._node.equations
+        if eqn.primitive == "max":
+            return sum(inputs)
+        (x,) = inputs
+        if eqn.primitive == "reduce_max":
+            return jnp.sum(x, axis=eqn.params["axes"])
+        names = ("window_dimensions", "window_strides", "padding", "base_dilation", "window_dilation")
+        zero = np.zeros((), x.dtype)  # known, so that JAX sees a sum
+        return jax.lax.reduce_window(x, zero, jax.lax.add, *(eqn.params[name] for name in names))
+
+
 class ProductLayer(Layer):
-    """A product; `gates` says which factors are known to lie in [0, 1], `contraction` that it sums over axes."""
+    """A product.
+
+    Attributes:
+      gates: which factors are known to lie in [0, 1].
+      origins: the kind of node that each factor comes out of, seen through movements and scales; None for an input.
+      contraction: whether it sums over axes.
+    """
 
     def __init__(self, node: Product, constants: Sequence[Array]):
         super().__init__(node, constants)
-        self.gates, self.contraction = node.gates, node.contraction
+        self.gates, self.origins, self.contraction = node.gates, node.origins, node.contraction
 
-    def linear(self, k: int, inputs: Sequence[Array]) -> LinearLayer:
+    def linear(self, k: int, inputs: Sequence[Array], relevance: Array) -> LinearLayer:
         """Return a contraction as a linear layer of its k-th operand, the other being the weights."""
         (core,), other = self._node.equations, 1 - k
         v, w = core.inputs[k], Var(core.inputs[other].shape, core.inputs[other].dtype)  # may be one variable: x xᵀ
@@ -176,7 +261,25 @@ class ProductLayer(Layer):
             operand=k,
             weight=w,
         )
-        return LinearLayer(node, [inputs[other]], inputs[k])
+        return LinearLayer(node, [inputs[other]], inputs[k], relevance)
+
+
+class CustomLayer(Layer):
+    """An equation with a rule of its own; `operands` are the values of all that it reads, in order."""
+
+    def operands(self, inputs: Sequence[Array]) -> list[Array]:
+        (eqn,) = self._node.equations
+        given = dict(zip(self._node.inputs, inputs, strict=True))
+        return [given[v] if v in given else self.value(v) for v in eqn.inputs]
+
+    def shares(self, inputs: Sequence[Array], relevances: Sequence[Array | None]) -> tuple[Array, ...]:
+        """Return the relevance of each input from that of each operand, None being none."""
+        (eqn,) = self._node.equations
+        pairs = list(zip(eqn.inputs, relevances, strict=True))
+        return tuple(
+            sum((r for operand, r in pairs if operand is v and r is not None), jnp.zeros_like(x))
+            for v, x in zip(self._node.inputs, inputs, strict=True)
+        )
 
 
 class SoftmaxLayer(Layer):
@@ -187,14 +290,18 @@ class SoftmaxLayer(Layer):
         self.dims = tuple(sorted(node.dims))
 
 
-def layer_of(node: Node, inputs: Sequence[Array], constants: Sequence[Array]) -> Layer:
-    """Return the numbers of a node."""
+def layer_of(node: Node, inputs: Sequence[Array], constants: Sequence[Array], relevances: Sequence[Array]) -> Layer:
+    """Return the numbers of a node whose outputs have these relevances."""
     if isinstance(node, Affine):
-        return LinearLayer(node, constants, inputs[0])
+        return LinearLayer(node, constants, inputs[0], relevances[0])
     if isinstance(node, Sum):
         return SumLayer(node, constants)
+    if isinstance(node, Choice):
+        return ChoiceLayer(node, constants)
     if isinstance(node, Product):
         return ProductLayer(node, constants)
+    if isinstance(node, Custom):
+        return CustomLayer(node, constants)
     if isinstance(node, Softmax):
         return SoftmaxLayer(node, constants)
     return Layer(node, constants)

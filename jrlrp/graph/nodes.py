@@ -13,7 +13,10 @@ from jrlrp.trace.inline import Equation, Literal, Var
 AFFINE = ("conv", "dense", "linear", "scale")
 MIXING = ("conv", "dense", "linear")
 POOL = ("average_pool", "max_pool")
-KINDS = (*AFFINE, *POOL, "activation", "factor", "sum", "product", "softmax", "movement", "embedding", "opaque")
+KINDS = tuple(
+    """conv dense linear scale average_pool max_pool activation factor sum product softmax movement embedding custom
+    opaque""".split()
+)
 GROUPS = {"affine": AFFINE, "pool": POOL}
 
 
@@ -92,9 +95,22 @@ class Movement(Node):
 class Choice(Node):
     """Takes some of its inputs' values: a max-pool, a sort, the larger of two values."""
 
+    @property
+    def sums_windows(self) -> bool:
+        """Whether it takes the largest value of a window, of axes or of its inputs, which could be summed instead."""
+        (eqn,) = self.equations
+        return eqn.primitive in ("reduce_max", "reduce_window_max", "max") and eqn.inputs == self.inputs
+
 
 class Activation(Node):
     """An elementwise function of one variable, of that variable's shape."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Custom(Node):
+    """An equation that its user gave a rule: a function of all operands, outputs and their relevances."""
+
+    rule: Any
 
 
 class Opaque(Node):
@@ -159,8 +175,10 @@ class Sum(Node):
 class Product(Node):
     """A product of several inputs, elementwise, or a contraction of two.
 
-    A gate is a factor, or one over a divisor, that is known to lie in [0, 1].
+    A gate is a factor, or one over a divisor, that is known to lie in [0, 1]. `origins` are the kinds of the nodes
+    that the factors come out of, seen through movements and scales; None for an input.
     """
 
     gates: tuple[bool, ...] = ()
+    origins: tuple[str | None, ...] = ()
     contraction: bool = field(default=False)

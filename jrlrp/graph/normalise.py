@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from jrlrp.graph.activity import depending
 from jrlrp.graph.kinds import is_pointwise
+from jrlrp.graph.spelling import respelled
 from jrlrp.trace.inline import Added, Equation, Literal, Program, Var
 
 # Operand number → the number that leaves the other operand as it is.
@@ -19,6 +20,7 @@ def normalise(program: Program, explained: Iterable[Var]) -> tuple[Program, dict
     - x + 0 and 1·x are x.
     - A dependent operand of elementwise arithmetic is broadcast by an equation of its own.
     - A scatter that adds to an array is a sum of that array and of what is scattered.
+    - Depthwise convolutions by constant weights, and max-pools, get a spelling that is fast on CPUs.
     """
     dependent = depending(program.equations, explained, ended=False)
     definition = {v: eqn for eqn in program.equations for v in eqn.outputs}
@@ -28,10 +30,12 @@ def normalise(program: Program, explained: Iterable[Var]) -> tuple[Program, dict
         eqn = replace(eqn, inputs=tuple(same.get(v, v) for v in eqn.inputs))
         if (unchanged := _unchanged(eqn)) is not None:
             same[eqn.output] = unchanged
-        elif is_pointwise(eqn.primitive) and dependent.intersection(eqn.inputs):
+        elif is_pointwise(eqn) and dependent.intersection(eqn.inputs):
             equations += _broadcasts(eqn, dependent)
         elif eqn.primitive in ("scatter-add", "scatter_add") and eqn.inputs[2] in dependent:
             equations += _scattered(eqn, definition)
+        elif [v in dependent for v in eqn.inputs] in ([True], [True, False]):
+            equations.append(respelled(eqn))
         else:
             equations.append(eqn)
     outputs = tuple(same.get(v, v) for v in program.outputs)

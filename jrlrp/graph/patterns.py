@@ -123,7 +123,7 @@ def explain_at_logits(program: Program, explained: int) -> tuple[Program, tuple[
         while (eqn := definition.get(v)) is not None:
             if match := finder.match(eqn):
                 return _replay(moves, match.logits, added.append)
-            if meaning_of(eqn.primitive) != "movement" or len(eqn.outputs) != 1 or not _moves_first(eqn):
+            if meaning_of(eqn) != "movement" or len(eqn.outputs) != 1 or not _moves_first(eqn):
                 break
             moves.append(eqn)
             v = eqn.inputs[0]

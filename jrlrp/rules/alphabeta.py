@@ -1,17 +1,17 @@
 """`AlphaBeta` and `ZPlus`: positive and negative contributions apart."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
 
-from jrlrp.rules.base import Array, Rule, ratio
-from jrlrp.rules.epsilon import LINEAR_KINDS, check_bias
+from jrlrp.rules.base import Array, check_epsilon
+from jrlrp.rules.linear import BIAS, LinearRule, Part, Portion, check_bias, needs_weights
 
 
 @dataclass(frozen=True, repr=False)
-class AlphaBeta(Rule):
+class AlphaBeta(LinearRule):
     """Share α of the relevance among the positive contributions and β among the negative ones.
 
     R_i = Σ_j (α z_ij⁺ / st(Σ_i z_ij⁺ + b_j⁺) + β z_ij⁻ / st(Σ_i z_ij⁻ + b_j⁻)) R_j, with α + β = 1.
@@ -22,15 +22,15 @@ class AlphaBeta(Rule):
     Args:
       alpha, beta: the two parts, numbers or scalar arrays that add up to 1.
       epsilon: the stabiliser of both denominators, ≥ 0.
-      bias: "absorb" (b⁺ and b⁻ keep their shares) or "ignore" (they are left out).
+      bias: "absorb" (b⁺ and b⁻ keep their shares), "ignore" (they are left out), "distribute" (their shares are
+        spread evenly over the inputs that reach the unit) or "whole" (b itself stands in both denominators, as in
+        iNNvestigate).
 
     Raises:
       RuleError: if α + β ≠ 1, epsilon is negative, or the bias policy is another.
 
     Source: Bach et al. 2015, eq. (60).
     """
-
-    kinds = LINEAR_KINDS
 
     alpha: Any = 2.0
     beta: Any = -1.0
@@ -39,60 +39,53 @@ class AlphaBeta(Rule):
 
     def __post_init__(self) -> None:
         self.require(lambda a, b: abs(a + b - 1) <= 1e-5, "alpha + beta = 1", "alpha", "beta")
-        self.require(lambda e: (e >= 0) & (e < float("inf")), "a finite epsilon ≥ 0", "epsilon")
-        check_bias(self.bias)
+        check_epsilon(self)
+        check_bias(self, (*BIAS, "whole"))
 
     def unfit(self, node: Any) -> str | None:
-        if node.kind == "linear":
-            return f"{type(self).__name__} splits weights by sign, and this map has none; Epsilon, Zero or Relative fit"
-        return None
+        return needs_weights(self, node)
 
-    def __call__(self, layer: Any, inputs: Sequence[Array], output: Array, relevance: Array) -> tuple[Array]:
-        (x,) = inputs
-        parts = _signed_parts(x, layer.ranges[0])
-        out = jnp.zeros_like(x)
-        for factor, positive in ((self.alpha, True), (self.beta, False)):
+    def portions(self, layer: Any, x: Array, output: Array) -> Iterable[Portion]:
+        halves = _halves(x, layer.ranges[0])
+        for sign, factor in ((1, self.alpha), (-1, self.beta)):
             if isinstance(factor, (int, float)) and factor == 0:
                 continue
-            used = _contributions(layer, parts, positive)
-            if not used:
-                continue
-            z = sum(layer.map(v, w) for v, w in used)
-            if self.bias == "absorb" and layer.bias is not None:
-                z = z + (jnp.maximum(layer.bias, 0) if positive else jnp.minimum(layer.bias, 0))
-            epsilon = jnp.asarray(self.epsilon, z.dtype)
-            share = jnp.asarray(factor, z.dtype) * ratio(relevance, z + epsilon if positive else z - epsilon)
-            out = out + sum(v * layer.pull(share, w) for v, w in used)
-        return (out,)
+            parts = _contributions(layer, halves, sign)
+            bias = None if layer.bias is None or self.bias == "ignore" else self._bias(layer.bias, sign)
+            if parts:  # without contributions of this sign there is nothing to share among
+                total = sum(layer.map(part.value, part.weight) for part in parts)
+                yield Portion(parts, total if bias is None else total + bias, self.epsilon, bias, factor)
+
+    def _bias(self, bias: Array, sign: int) -> Array:
+        if self.bias == "whole":
+            return bias
+        return jnp.maximum(bias, 0) if sign > 0 else jnp.minimum(bias, 0)
 
 
-def _signed_parts(x: Array, known: tuple[float, float]) -> list[tuple[Array, bool]]:
-    """Return the non-negative and non-positive parts of x, each with whether it is the former; one if that is known."""
+def _halves(x: Array, known: tuple[float, float]) -> dict[int, Array]:
+    """Return the non-negative (1) and the non-positive (−1) part of x; one alone if its sign is known."""
     if known[0] >= 0:
-        return [(x, True)]
+        return {1: x}
     if known[1] <= 0:
-        return [(x, False)]
-    return [(jnp.maximum(x, 0), True), (jnp.minimum(x, 0), False)]
+        return {-1: x}
+    return {1: jnp.maximum(x, 0), -1: jnp.minimum(x, 0)}
 
 
-def _contributions(layer: Any, parts: list[tuple[Array, bool]], positive: bool) -> list[tuple[Array, Array | None]]:
-    """Return the parts of the input, each with the weights that make contributions of one sign out of it.
-
-    A map without weights (None) has no negative entries.
-    """
-    if layer.weight is None:
-        return [(v, None) for v, sign in parts if sign == positive]
-    split = {True: jnp.maximum(layer.weight, 0), False: jnp.minimum(layer.weight, 0)}
-    return [(v, split[sign == positive]) for v, sign in parts]
+def _contributions(layer: Any, halves: dict[int, Array], sign: int) -> list[Part]:
+    """Return the halves of the input, each with the weights that make contributions of one sign out of it."""
+    if layer.weight is None:  # a pool, which has no negative entries
+        return [Part(halves[sign])] if sign in halves else []
+    weights = {1: layer.positive_weight, -1: layer.negative_weight}
+    return [Part(half, weights[side * sign]) for side, half in halves.items()]
 
 
 @dataclass(frozen=True, repr=False)
-class ZPlus(Rule):
+class ZPlus(LinearRule):
     """Share relevance among the positive contributions only: R_i = Σ_j z_ij⁺ / st(Σ_i z_ij⁺ + b_j⁺) · R_j.
 
     Args:
       epsilon: the stabiliser, ≥ 0.
-      bias: "absorb" (b⁺ keeps its share) or "ignore".
+      bias: as for `AlphaBeta`.
 
     Raises:
       RuleError: for a negative epsilon or another bias policy.
@@ -100,16 +93,15 @@ class ZPlus(Rule):
     Source: Montavon et al. 2017, "Explaining nonlinear classification decisions with deep Taylor decomposition".
     """
 
-    kinds = LINEAR_KINDS
-
     epsilon: Any = 1e-6
     bias: str = "absorb"
 
     def __post_init__(self) -> None:
-        AlphaBeta(1.0, 0.0, self.epsilon, self.bias)
+        check_epsilon(self)
+        check_bias(self, (*BIAS, "whole"))
 
     def unfit(self, node: Any) -> str | None:
-        return AlphaBeta.unfit(self, node)  # type: ignore[arg-type]
+        return needs_weights(self, node)
 
-    def __call__(self, layer: Any, inputs: Sequence[Array], output: Array, relevance: Array) -> tuple[Array]:
-        return AlphaBeta(1.0, 0.0, self.epsilon, self.bias)(layer, inputs, output, relevance)
+    def portions(self, layer: Any, x: Array, output: Array) -> Iterable[Portion]:
+        return AlphaBeta(1.0, 0.0, self.epsilon, self.bias).portions(layer, x, output)

@@ -32,6 +32,13 @@ class Rule:
     def __call__(self, layer: Any, inputs: Sequence[Array], output: Array, relevance: Array) -> tuple[Array, ...]:
         raise TypeError(f"{type(self).__name__} defines no __call__(layer, inputs, output, relevance).")
 
+    def absorbed(self, layer: Any, inputs: Sequence[Array], output: Array, relevance: Array) -> dict[str, Array]:
+        """Return how much relevance the node's "bias" and the "stabilizer" keep, as far as the rule can tell.
+
+        And, as "saturated", how many ratios of relevance to a value are at their bound.
+        """
+        return {}
+
     def unfit(self, node: Any) -> str | None:
         """Say why the rule cannot serve a node of one of its kinds; None if it can."""
         return None
@@ -39,7 +46,7 @@ class Rule:
     def require(self, condition: Callable[..., Any], expected: str, *names: str) -> None:
         """Raise RuleError unless the named parameters are scalars and, if known, satisfy `condition`."""
         values = [getattr(self, name) for name in names]
-        scalars = all(_is_scalar(v) for v in values)
+        scalars = all(is_number(v) and np.ndim(v) == 0 for v in values)
         if scalars and (any(isinstance(v, jax.core.Tracer) for v in values) or condition(*values)):
             return
         given = ", ".join(f"{name}={v!r}" for name, v in zip(names, values, strict=True))
@@ -73,10 +80,17 @@ class Rule:
         return f"{type(self).__name__}({', '.join(shown)})"
 
 
-def _is_scalar(v: Any) -> bool:
+def check_epsilon(rule: Rule) -> None:
+    """Raise RuleError unless the rule's stabiliser is a finite number ≥ 0."""
+    rule.require(lambda e: (e >= 0) & (e < float("inf")), "a finite epsilon ≥ 0", "epsilon")
+
+
+def is_number(v: Any) -> bool:
+    """Tell whether v is a real number or an array of them, traced or not."""
     if isinstance(v, (int, float)):
         return not isinstance(v, bool)
-    return isinstance(v, (np.generic, np.ndarray, jax.Array)) and v.ndim == 0 and jnp.issubdtype(v.dtype, jnp.number)
+    real = (jnp.floating, jnp.integer)
+    return isinstance(v, (np.generic, np.ndarray, jax.Array)) and any(jnp.issubdtype(v.dtype, kind) for kind in real)
 
 
 def _differs(rule: Rule, field: Any) -> bool:
@@ -109,19 +123,37 @@ def stabilize(z: Array, epsilon: Any) -> Array:
     return z + jnp.where(z < 0, -1, 1) * jnp.asarray(epsilon, z.dtype)
 
 
+def ratio_bound(dtype: Any) -> float:
+    """Return the largest ratio of relevance to a value: √max(dtype), so that products with weights stay finite."""
+    return float(jnp.finfo(dtype).max) ** 0.5
+
+
 def ratio(r: Array, z: Array) -> Array:
-    """Return r / z, 0 where z is 0, within bounds that no product with weights can carry out of the dtype."""
-    limit = float(jnp.finfo(z.dtype).max) ** 0.5
+    """Return r / z, 0 where z is 0, saturating at ±`ratio_bound`."""
+    limit = ratio_bound(z.dtype)
     zero = z == 0
     return jnp.where(zero, 0, jnp.clip(r / jnp.where(zero, 1, z), -limit, limit))
 
 
-def per_example(reduce: Callable, x: Array, axis: Any) -> Array:
-    """Reduce `x` over all but its examples, which lie along `axis`: shape (examples,), or () where that is None."""
+def mean_size(x: Array, axis: Any) -> Array:
+    """Return the mean of |x| over each example, shape (examples,), or () where `axis` is None; see `Axis`."""
+    return _over_example(lambda parts, dims, count: jnp.sum(jnp.abs(parts) * (1 / max(count, 1)), axis=dims), x, axis)
+
+
+def root_mean_square(x: Array, axis: Any) -> Array:
+    """Return the root of the mean of squares over each example, by way of the largest so that no square overflows."""
+    largest = _over_example(lambda parts, dims, count: jnp.max(jnp.abs(parts), axis=dims, initial=0), x, axis)
+    scale = jnp.where(largest == 0, 1, largest)
+    return scale * jnp.sqrt(mean_size(jnp.square(x / spread(scale, x, axis)), axis))
+
+
+def _over_example(reduce: Callable, x: Array, axis: Any) -> Array:
+    """Call `reduce(parts, dims, count)` with the dimensions, and the number of entries, that make up one example."""
     if axis is None:
-        return reduce(x)
+        return reduce(x, None, x.size)
     parts = x.reshape(*x.shape[: axis.dim], axis.outer, axis.size, axis.inner, *x.shape[axis.dim + 1 :])
-    return reduce(parts, axis=tuple(d for d in range(parts.ndim) if d != axis.dim + 1))
+    dims = tuple(d for d in range(parts.ndim) if d != axis.dim + 1)
+    return reduce(parts, dims, x.size // max(axis.size, 1))
 
 
 def spread(factor: Array, x: Array, axis: Any) -> Array:

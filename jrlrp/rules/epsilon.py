@@ -1,30 +1,24 @@
 """`Zero` (simple LRP) and `Epsilon`: shares of the output's value."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from jrlrp.errors import RuleError
-from jrlrp.rules.base import Array, Rule, ratio, stabilize
-
-LINEAR_KINDS = frozenset({"conv", "dense", "linear", "scale", "average_pool"})
-BIAS = ("absorb", "ignore")
-
-
-def check_bias(bias: Any) -> None:
-    if bias not in BIAS:
-        raise RuleError(f"bias={bias!r}: expected one of {', '.join(map(repr, BIAS))}.")
+from jrlrp.rules.base import Array, check_epsilon, root_mean_square, spread
+from jrlrp.rules.linear import LinearRule, Part, Portion, check_bias
 
 
 @dataclass(frozen=True, repr=False)
-class Epsilon(Rule):
+class Epsilon(LinearRule):
     """Share relevance by contribution, damped where the output is small: R_i = Σ_j z_ij / st(z_j) · R_j.
 
     st(z) = z + ε·sgn(z), and z_ij = w_ij x_i.
 
     Args:
       epsilon: the stabiliser ε ≥ 0, a number or a scalar array.
-      bias: "absorb" (the bias keeps its share) or "ignore" (it is left out of z_j, so that the layer conserves).
+      bias: "absorb" (the bias keeps its share), "ignore" (it is left out of z_j, so that the layer conserves) or
+        "distribute" (its share is spread evenly over the inputs that reach the unit).
+      relative: whether ε is in units of the root mean square of z over each example.
 
     Raises:
       RuleError: for a negative or non-numeric epsilon, or another bias policy.
@@ -32,30 +26,32 @@ class Epsilon(Rule):
     Source: Bach et al. 2015, "On Pixel-Wise Explanations for Non-Linear Classifier Decisions by LRP", eq. (58).
     """
 
-    kinds = LINEAR_KINDS
-
     epsilon: Any = 1e-6
     bias: str = "absorb"
+    relative: bool = False
 
     def __post_init__(self) -> None:
-        self.require(lambda e: (e >= 0) & (e < float("inf")), "a finite epsilon ≥ 0", "epsilon")
-        check_bias(self.bias)
+        check_epsilon(self)
+        check_bias(self)
 
-    def __call__(self, layer: Any, inputs: Sequence[Array], output: Array, relevance: Array) -> tuple[Array]:
-        (x,) = inputs
+    def portions(self, layer: Any, x: Array, output: Array) -> Iterable[Portion]:
+        epsilon = self.epsilon
+        if self.relative:
+            epsilon = epsilon * spread(root_mean_square(output, layer.output_axis), output, layer.output_axis)
         if self.bias == "ignore" and layer.bias is not None:
-            output = output - layer.bias
-        return (x * layer.pull(ratio(relevance, stabilize(output, self.epsilon))),)
+            yield Portion([Part(x)], output - layer.bias, epsilon)
+        else:
+            yield Portion([Part(x)], output, epsilon, layer.bias)
 
 
 @dataclass(frozen=True, repr=False)
-class Zero(Rule):
+class Zero(LinearRule):
     """Share relevance by contribution: R_i = Σ_j z_ij / z_j · R_j; a unit with z_j = 0 passes nothing on.
 
     On a ReLU network it equals gradient × input.
 
     Args:
-      bias: "absorb" (the bias keeps its share) or "ignore" (it is left out of z_j, so that the layer conserves).
+      bias: as for `Epsilon`.
 
     Raises:
       RuleError: for another bias policy.
@@ -63,12 +59,10 @@ class Zero(Rule):
     Source: Bach et al. 2015, eq. (56).
     """
 
-    kinds = LINEAR_KINDS
-
     bias: str = "absorb"
 
     def __post_init__(self) -> None:
-        check_bias(self.bias)
+        check_bias(self)
 
-    def __call__(self, layer: Any, inputs: Sequence[Array], output: Array, relevance: Array) -> tuple[Array]:
-        return Epsilon(0.0, self.bias)(layer, inputs, output, relevance)
+    def portions(self, layer: Any, x: Array, output: Array) -> Iterable[Portion]:
+        return Epsilon(0.0, self.bias).portions(layer, x, output)

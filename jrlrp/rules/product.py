@@ -8,19 +8,23 @@ import jax.numpy as jnp
 
 from jrlrp.errors import RuleError
 from jrlrp.rules.base import Array, Rule
-from jrlrp.rules.epsilon import LINEAR_KINDS, Epsilon
+from jrlrp.rules.epsilon import Epsilon
+from jrlrp.rules.linear import LINEAR_KINDS
 
 
 @dataclass(frozen=True, repr=False)
-class SignalTakesAll(Rule):
-    """A gate, known to lie in [0, 1], gets nothing and the signal all; with no gate among n factors, each gets R/n.
+class Uniform(Rule):
+    """Each of n factors gets an equal part, R/n, whatever it is.
 
-    In a contraction (two matrices, say) each signal is a linear layer with the other operand as its weights.
+    In a contraction O = AB: R_A = A ⊙ (R / (2 st(O)) Bᵀ), and R_B alike.
 
     Args:
-      linear: the rule of those linear layers.
+      linear: the rule of the linear layer that each operand of a contraction is, the other being its weights.
 
-    Source: Arras et al. 2017, "Explaining recurrent neural network predictions in sentiment analysis".
+    Raises:
+      RuleError: for a rule that serves no linear layers.
+
+    Source: Achtibat et al. 2024, "AttnLRP", Proposition 3.3.
     """
 
     kinds = frozenset({"product"})
@@ -29,15 +33,63 @@ class SignalTakesAll(Rule):
 
     def __post_init__(self) -> None:
         if not (isinstance(self.linear, Rule) and self.linear.kinds >= LINEAR_KINDS):
-            raise RuleError(f"SignalTakesAll(linear={self.linear!r}): expected a rule of linear layers, Epsilon() say.")
+            name = type(self).__name__
+            raise RuleError(f"{name}(linear={self.linear!r}): expected a rule of linear layers, Epsilon() say.")
+
+    def constants(self, layer: Any) -> Sequence[bool]:
+        """Say of each factor whether it is a constant, which gets nothing."""
+        return (False,) * len(layer.gates)
 
     def __call__(self, layer: Any, inputs: Sequence[Array], output: Array, relevance: Array) -> tuple[Array, ...]:
-        gates = layer.gates if any(layer.gates) and not all(layer.gates) else (False,) * len(inputs)
-        part = relevance / (len(inputs) - sum(gates))
+        constants = self.constants(layer)
+        part = relevance / (len(inputs) - sum(constants))
 
-        def share(k: int, x: Array, gate: bool) -> Array:
-            if gate:
+        def share(k: int, x: Array, constant: bool) -> Array:
+            if constant:
                 return jnp.zeros_like(x)
-            return self.linear(layer.linear(k, inputs), (x,), output, part)[0] if layer.contraction else part
+            return self.linear(layer.linear(k, inputs, part), (x,), output, part)[0] if layer.contraction else part
 
-        return tuple(share(k, x, gate) for k, (x, gate) in enumerate(zip(inputs, gates, strict=True)))
+        return tuple(share(k, x, constant) for k, (x, constant) in enumerate(zip(inputs, constants, strict=True)))
+
+
+@dataclass(frozen=True, repr=False)
+class SignalTakesAll(Uniform):
+    """A gate, known to lie in [0, 1], gets nothing and the signals all; with no gate among n factors, each gets R/n.
+
+    Args:
+      linear: as for `Uniform`.
+
+    Raises:
+      RuleError: for a rule that serves no linear layers.
+
+    Source: Arras et al. 2017, "Explaining recurrent neural network predictions in sentiment analysis".
+    """
+
+    def constants(self, layer: Any) -> Sequence[bool]:
+        return _some(layer.gates)
+
+
+@dataclass(frozen=True, repr=False)
+class ValuesOnly(Uniform):
+    """Factors that come out of a softmax or an activation (attention weights, SwiGLU's gate) are constants.
+
+    Where that holds for all factors, the softmaxes alone are, else the gates; the others share alike.
+
+    Args:
+      linear: as for `Uniform`.
+
+    Raises:
+      RuleError: for a rule that serves no linear layers.
+
+    Source: Ali et al. 2022, "XAI for Transformers: Better Explanations through Conservative Propagation".
+    """
+
+    def constants(self, layer: Any) -> Sequence[bool]:
+        softmax = [origin == "softmax" for origin in layer.origins]
+        made = [origin in ("softmax", "activation") for origin in layer.origins]
+        return next((flags for flags in (made, softmax) if any(_some(flags))), _some(layer.gates))
+
+
+def _some(flags: Sequence[bool]) -> Sequence[bool]:
+    """Return the flags, or none set if all are: something has to take the relevance."""
+    return (False,) * len(flags) if all(flags) else flags

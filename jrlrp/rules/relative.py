@@ -6,8 +6,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jrlrp.rules.base import Array, Rule, per_example, spread
-from jrlrp.rules.epsilon import LINEAR_KINDS
+from jrlrp.rules.base import Array, Rule, mean_size, saturate, spread
+from jrlrp.rules.linear import LINEAR_KINDS
 
 
 @dataclass(frozen=True, repr=False)
@@ -28,22 +28,13 @@ class Relative(Rule):
     def __call__(self, layer: Any, inputs: Sequence[Array], output: Array, relevance: Array) -> tuple[Array]:
         (x,) = inputs
         x_axis, z_axis = layer.input_axes[0], layer.output_axis
-        # κ undoes any positive factor of an example, so take the scales out before they can leave the dtype.
-        r_scale = per_example(_largest, relevance, z_axis)
-        x_scale = per_example(_largest, x, x_axis)
-        r = relevance / spread(_or_one(r_scale), relevance, z_axis)
-        share = x / spread(_or_one(x_scale), x, x_axis) * layer.pull(jnp.sign(output) * r)
-        total = per_example(_total, share, x_axis)
-        kappa = jnp.where(total == 0, 0, per_example(_total, r, z_axis) / _or_one(total))
-        return (share * spread(kappa, x, x_axis) * spread(r_scale, x, x_axis),)
-
-
-def _largest(x: Array, axis: Any = None) -> Array:
-    return jnp.max(jnp.abs(x), axis=axis, initial=0)
-
-
-def _total(x: Array, axis: Any = None) -> Array:
-    return jnp.sum(jnp.abs(x), axis=axis)
+        # κ undoes any positive factor of an example. Mean sizes are divided out on the way, so that no sum of large
+        # relevance leaves the dtype.
+        size = mean_size(relevance, z_axis)
+        unit = relevance / spread(_or_one(size), relevance, z_axis)
+        share = saturate(x * layer.pull(jnp.sign(output) * unit), x.dtype)
+        unit_share = share / spread(_or_one(mean_size(share, x_axis)), x, x_axis)
+        return (unit_share * spread(size * (output.size / max(x.size, 1)), x, x_axis),)
 
 
 def _or_one(x: Array) -> Array:

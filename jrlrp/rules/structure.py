@@ -9,14 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jrlrp.rules.base import Array, Rule, ratio, stabilize
+from jrlrp.errors import RuleError
+from jrlrp.rules.base import Array, Rule, check_epsilon, ratio, ratio_bound, stabilize
+from jrlrp.rules.linear import LINEAR_KINDS
 
 
 @dataclass(frozen=True, repr=False)
 class Pass(Rule):
     """Hand relevance on unchanged: R_i = R_i of the output, for nodes whose input has the output's shape."""
 
-    kinds = frozenset({"activation", "factor", "scale", "softmax"})
+    kinds = LINEAR_KINDS | {"activation", "factor", "softmax", "custom"}
 
     def unfit(self, node: Any) -> str | None:
         same = node.inputs[0].shape == node.shape
@@ -30,7 +32,7 @@ class Pass(Rule):
 class Block(Rule):
     """Hand nothing on: R_i = 0."""
 
-    kinds = frozenset({"conv", "dense", "linear", "scale", "activation", "sum", "product", "softmax", "average_pool"})
+    kinds = LINEAR_KINDS | {"activation", "factor", "max_pool", "sum", "product", "softmax", "custom"}
 
     def __call__(self, layer: Any, inputs: Sequence[Array], output: Array, relevance: Array) -> tuple[Array, ...]:
         return tuple(jnp.zeros_like(x) for x in inputs)
@@ -47,12 +49,12 @@ class Gradient(Rule):
       RuleError: for a negative epsilon.
     """
 
-    kinds = frozenset({"activation", "product", "softmax", "sum", "opaque", "scale"})
+    kinds = LINEAR_KINDS | {"activation", "factor", "max_pool", "sum", "product", "softmax", "custom", "opaque"}
 
     epsilon: Any = 1e-6
 
     def __post_init__(self) -> None:
-        self.require(lambda e: (e >= 0) & (e < float("inf")), "a finite epsilon ≥ 0", "epsilon")
+        check_epsilon(self)
 
     def __call__(self, layer: Any, inputs: Sequence[Array], output: Any, relevance: Any) -> tuple[Array, ...]:
         def seed(z: Array, r: Array) -> Array:
@@ -84,11 +86,21 @@ class ShareRatio(Rule):
     epsilon: Any = 1e-6
 
     def __post_init__(self) -> None:
-        self.require(lambda e: (e >= 0) & (e < float("inf")), "a finite epsilon ≥ 0", "epsilon")
+        check_epsilon(self)
 
     def __call__(self, layer: Any, inputs: Sequence[Array], output: Array, relevance: Array) -> tuple[Array, ...]:
         share = ratio(relevance, stabilize(output, self.epsilon))
         return tuple(term * share for term in layer.terms(inputs))
+
+    def absorbed(self, layer: Any, inputs: Sequence[Array], output: Array, relevance: Array) -> dict[str, Array]:
+        total = stabilize(output, self.epsilon)
+        share = ratio(relevance, total)
+        constant = output - sum(layer.terms(inputs))
+        return {
+            "bias": jnp.sum(share * constant),
+            "stabilizer": jnp.sum(share * (total - output)),
+            "saturated": jnp.sum(jnp.abs(share) >= ratio_bound(share.dtype)),
+        }
 
 
 @dataclass(frozen=True, repr=False)
@@ -113,3 +125,35 @@ class ShareEqual(Rule):
 
     def __call__(self, layer: Any, inputs: Sequence[Array], output: Array, relevance: Array) -> tuple[Array, ...]:
         return tuple(relevance / len(inputs) for _ in inputs)
+
+
+@dataclass(frozen=True, repr=False)
+class FunctionRule(Rule):
+    """A user's own rule of a primitive or a function: `function(operands, output, relevance)`.
+
+    It returns the relevance of each operand, None for none. Several outputs come in a tuple, and so do their
+    relevances.
+    """
+
+    kinds = frozenset({"custom"})
+
+    function: Any
+
+    def __call__(self, layer: Any, inputs: Sequence[Array], output: Any, relevance: Any) -> tuple[Array, ...]:
+        operands = layer.operands(inputs)
+        shares = self.function(operands, output, relevance)
+        given = [None if r is None else jnp.shape(r) for r in shares] if isinstance(shares, (tuple, list)) else shares
+        expected = [jnp.shape(x) for x in operands]
+        if not isinstance(given, list) or not _fit(given, expected):
+            raise RuleError(
+                f"{self!r} returned relevance of shapes {given}; expected a tuple with an entry for each operand, None "
+                f"or of its shape: {expected}."
+            )
+        return layer.shares(inputs, shares)
+
+    def __repr__(self) -> str:
+        return getattr(self.function, "__qualname__", repr(self.function))
+
+
+def _fit(given: Sequence[Any], expected: Sequence[Any]) -> bool:
+    return len(given) == len(expected) and all(a is None or a == b for a, b in zip(given, expected, strict=True))

@@ -12,6 +12,8 @@ import jax
 import jax.extend.core as jex
 from jax.extend import source_info_util
 
+from jrlrp.trace.custom_call import custom_call_p
+
 # Primitives that only call a jaxpr, and the parameter that holds it.
 _CALLS = {
     "jit": "jaxpr",
@@ -60,6 +62,11 @@ def called(eqn: Any) -> Any | None:
         return None
     jaxpr = eqn.params.get(key) or eqn.params.get("call_jaxpr") or eqn.params.get("jaxpr")
     return jaxpr if hasattr(jaxpr, "eqns") or hasattr(jaxpr, "jaxpr") else None
+
+
+def rule_of_call(eqn: Any) -> Any | None:
+    """Return the rule of a function that its user gave one by `custom_relevance`."""
+    return eqn.params["rule"] if eqn.primitive is custom_call_p else None
 
 
 def is_literal(atom: Any) -> bool:

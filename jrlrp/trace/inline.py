@@ -1,7 +1,8 @@
 """Function → `Program`: one flat list of equations, every call inlined, name stack and source line kept."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,10 @@ class Literal(Var):
 
 @dataclass(frozen=True, eq=False)
 class Equation:
-    """One primitive applied to variables, with the module path and the user's line it came from."""
+    """One primitive applied to variables, with the module path and the user's line it came from.
+
+    `declared` is what was said of it for this call alone: a kind or a rule; None for nothing.
+    """
 
     primitive: str
     inputs: tuple[Var, ...]
@@ -50,6 +54,7 @@ class Equation:
     path: str
     source: str
     eqn: Any = field(repr=False)
+    declared: Any = field(default=None, repr=False, kw_only=True)
 
     @property
     def output(self) -> Var:
@@ -97,13 +102,16 @@ class Program:
     outputs: tuple[Var, ...]
 
 
-def trace(fun: Callable, args: Sequence[Any], keep_custom: bool = False) -> Program:
+def trace(
+    fun: Callable, args: Sequence[Any], declared: Mapping[str, Any] = MappingProxyType({}), keep_custom: bool = False
+) -> Program:
     """Trace `fun(*args)`, a function of flat arrays returning a flat list of arrays.
 
-    With `keep_custom`, calls that bring their own derivative (`jax.custom_jvp`, `jax.custom_vjp`) stay as they are.
+    Calls of the primitives in `declared` stay as they are, with what is declared of them. With `keep_custom`, so do
+    calls that bring their own derivative (`jax.custom_jvp`, `jax.custom_vjp`).
     """
     jaxpr, consts = compat.parts(compat.make_jaxpr(fun, args))
-    inliner = _Inliner(keep_custom)
+    inliner = _Inliner(declared, keep_custom)
     inputs = tuple(_variable(v) for v in jaxpr.invars)
     outputs = inliner.inline(jaxpr, consts, inputs, "", "")
     return Program(inputs, inliner.constants, tuple(inliner.equations), tuple(outputs))
@@ -114,8 +122,8 @@ def _variable(v: Any) -> Var:
 
 
 class _Inliner:
-    def __init__(self, keep_custom: bool) -> None:
-        self.keep_custom = keep_custom
+    def __init__(self, declared: Mapping[str, Any], keep_custom: bool) -> None:
+        self.declared, self.keep_custom = declared, keep_custom
         self.equations: list[Equation] = []
         self.constants: dict[Var, Any] = {}
         self._known: dict[int, Var] = {}
@@ -139,16 +147,18 @@ class _Inliner:
             here = "/".join(part for part in (path, compat.path_of(eqn)) if part)
             line = compat.source_of(eqn) or source
             arguments = [read(v) for v in eqn.invars]
-            kept = self.keep_custom and eqn.primitive.name in compat.CUSTOM
+            name = eqn.primitive.name
+            declared = compat.rule_of_call(eqn) or self.declared.get(name)
+            kept = declared is not None or (self.keep_custom and name in compat.CUSTOM)
             inner = None if kept else compat.called(eqn)
             if inner is not None:
                 inner, inner_consts = compat.parts(inner)
                 outputs = self.inline(inner, inner_consts, arguments, here, line)
-            elif eqn.primitive.name in compat.IDENTITIES:
+            elif name in compat.IDENTITIES and not kept:
                 outputs = arguments
             else:
                 outputs = [_variable(v) for v in eqn.outvars]
-                equation = Equation(eqn.primitive.name, tuple(arguments), tuple(outputs), eqn.params, here, line, eqn)
-                self.equations.append(equation)
+                own = (name, tuple(arguments), tuple(outputs), eqn.params, here, line, eqn)
+                self.equations.append(Equation(*own, declared=declared))
             scope.update(zip(eqn.outvars, outputs, strict=True))
         return [read(v) for v in jaxpr.outvars]

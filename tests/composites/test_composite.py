@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import jrlrp
 from jrlrp import Composite, match
@@ -50,6 +51,56 @@ def test_first_last_and_predicate():
         base=jrlrp.epsilon(),
     )
     assert list(rules_of(composite).values()) == [jrlrp.ZPlus(), jrlrp.AlphaBeta(), jrlrp.Zero()]
+
+
+def two_inputs(x, y):
+    dims = ("NHWC", "HWIO", "NHWC")
+    image = jax.lax.conv_general_dilated(x, np.ones((2, 2, 1, 3)), (1, 1), "VALID", dimension_numbers=dims)
+    image = jax.nn.relu((image * np.full(3, 2.0)).reshape(2, -1)) @ np.ones((12, 4))
+    return jax.nn.relu(image + (y - 0.5) @ W) @ W
+
+
+PLACED = {  # the rules of conv, first dense and last dense layer
+    "epsilon": (jrlrp.epsilon(0.1), [jrlrp.Epsilon(0.1)] * 4),
+    "epsilon plus": (jrlrp.epsilon_plus(), [jrlrp.ZPlus(), *[jrlrp.Epsilon()] * 3]),
+    "epsilon plus flat": (jrlrp.epsilon_plus_flat(), [jrlrp.Flat(), jrlrp.Epsilon(), jrlrp.Flat(), jrlrp.Epsilon()]),
+    "epsilon gamma box": (
+        jrlrp.epsilon_gamma_box(-1.0, 1.0, 0.5),
+        [jrlrp.ZBox(-1.0, 1.0), jrlrp.Epsilon(), jrlrp.ZBox(-1.0, 1.0), jrlrp.Epsilon()],
+    ),
+    "alpha2 beta1": (jrlrp.epsilon_alpha2_beta1(), [jrlrp.AlphaBeta(), *[jrlrp.Epsilon()] * 3]),
+    "alpha2 beta1 flat": (
+        jrlrp.epsilon_alpha2_beta1_flat(),
+        [jrlrp.Flat(), jrlrp.Epsilon(), jrlrp.Flat(), jrlrp.Epsilon()],
+    ),
+    "excitation backprop": (jrlrp.excitation_backprop(), [jrlrp.ZPlus()] * 4),
+    "deep taylor": (jrlrp.deep_taylor(), [jrlrp.WSquare(), jrlrp.ZPlus(), jrlrp.WSquare(), jrlrp.ZPlus()]),
+    "deep taylor, bounded": (
+        jrlrp.deep_taylor(0.0, 1.0),
+        [jrlrp.ZBox(0.0, 1.0), jrlrp.ZPlus(), jrlrp.ZBox(0.0, 1.0), jrlrp.ZPlus()],
+    ),
+    "attn": (jrlrp.attn_lrp(), [jrlrp.Epsilon()] * 4),
+    "cp": (jrlrp.cp_lrp(), [jrlrp.Epsilon()] * 4),
+}
+
+
+@pytest.mark.parametrize("preset", PLACED)
+def test_presets_give_each_layer_of_each_branch_its_rule(preset):
+    composite, expected = PLACED[preset]
+    x, y = jnp.ones((2, 3, 3, 1)), jnp.ones((2, 4))
+    nodes = jrlrp.plan(two_inputs, x, y, argnums=(0, 1), rules=composite).nodes
+    assert [node.rule for node in nodes if node.kind in ("conv", "dense")] == expected
+    rx, ry = jax.jit(jrlrp.relevance(two_inputs, (0, 1), rules=composite))(x, y)
+    assert np.isfinite(rx).all() and np.isfinite(ry).all() and np.any(rx) and np.any(ry)
+
+
+def test_gamma_is_for_hidden_convolutions():
+    w = np.ones((2, 2, 1, 1))
+    conv = lambda x: jax.lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    nodes = jrlrp.plan(
+        lambda x: conv(jax.nn.relu(conv(x))), jnp.ones((1, 3, 3, 1)), rules=jrlrp.epsilon_gamma_box(0, 1)
+    )
+    assert [node.rule for node in nodes.nodes if node.kind == "conv"] == [jrlrp.ZBox(0, 1), jrlrp.Gamma(0.25)]
 
 
 def test_a_rule_is_given_only_to_kinds_that_it_serves():

@@ -1,6 +1,5 @@
 """Each affine rule, entry by entry, against an explicit matrix, on every kind of affine layer."""
 
-from dataclasses import dataclass
 from functools import partial
 
 import jax
@@ -17,12 +16,30 @@ RULES = {
     "epsilon": (jrlrp.Epsilon(), oracles.epsilon_rule),
     "epsilon 0.3": (jrlrp.Epsilon(0.3), partial(oracles.epsilon_rule, epsilon=0.3)),
     "epsilon, bias ignored": (jrlrp.Epsilon(0.1, "ignore"), partial(oracles.epsilon_rule, epsilon=0.1, bias="ignore")),
+    "epsilon, bias distributed": (jrlrp.Epsilon(bias="distribute"), partial(oracles.epsilon_rule, bias="distribute")),
+    "epsilon, relative": (jrlrp.Epsilon(0.2, relative=True), partial(oracles.epsilon_rule, epsilon=0.2, relative=True)),
     "alpha 2 beta -1": (jrlrp.AlphaBeta(), oracles.alphabeta),
     "alpha 1.5 beta -0.5": (jrlrp.AlphaBeta(1.5, -0.5), partial(oracles.alphabeta, alpha=1.5, beta=-0.5)),
     "alpha beta, bias ignored": (jrlrp.AlphaBeta(bias="ignore"), partial(oracles.alphabeta, bias="ignore")),
+    "alpha beta, bias distributed": (jrlrp.AlphaBeta(bias="distribute"), partial(oracles.alphabeta, bias="distribute")),
+    "alpha beta, bias whole": (jrlrp.AlphaBeta(bias="whole"), partial(oracles.alphabeta, bias="whole")),
     "zplus": (jrlrp.ZPlus(), oracles.zplus),
+    "gamma": (jrlrp.Gamma(), oracles.gamma_rule),
+    "gamma 2, bias ignored": (jrlrp.Gamma(2.0, bias="ignore"), partial(oracles.gamma_rule, gamma=2.0, bias="ignore")),
+    "gamma, bias distributed": (jrlrp.Gamma(bias="distribute"), partial(oracles.gamma_rule, bias="distribute")),
+    "gamma, bias whole": (jrlrp.Gamma(bias="whole"), partial(oracles.gamma_rule, bias="whole")),
+    "classic gamma": (jrlrp.Gamma(variant="classic"), oracles.gamma_classic),
+    "classic gamma, bias whole": (
+        jrlrp.Gamma(0.5, bias="whole", variant="classic"),
+        partial(oracles.gamma_classic, gamma=0.5, bias="whole"),
+    ),
+    "flat": (jrlrp.Flat(), oracles.flat),
+    "wsquare": (jrlrp.WSquare(), oracles.wsquare),
+    "wsquare, bias absorbed": (jrlrp.WSquare(bias="absorb"), partial(oracles.wsquare, bias="absorb")),
+    "zbox": (jrlrp.ZBox(-3.0, 2.5), partial(oracles.zbox, low=-3.0, high=2.5)),
     "relative": (jrlrp.Relative(), oracles.relative),
 }
+WITHOUT_WEIGHTS = [name for name in RULES if name.startswith(("zero", "epsilon", "relative"))]
 
 
 def normal(seed, *shape):
@@ -59,6 +76,10 @@ LAYERS = {
     "conv, dilated": (lambda x: conv(x, K, rhs_dilation=(2, 2)) + C, IMAGE),
     "conv, transposed": (lambda x: conv(x, K, lhs_dilation=(2, 2), padding=((1, 2), (1, 2))) + C, IMAGE),
     "conv, grouped": (lambda x: conv(x, normal(8, 3, 3, 1, 4), feature_group_count=2) + C, IMAGE),
+    "conv, depthwise": (
+        lambda x: conv(x, normal(8, 3, 2, 1, 2), feature_group_count=2, window_strides=(2, 1)) * C[:2] + B[:2],
+        IMAGE,
+    ),
     "conv, NCHW": (
         lambda x: conv(x, K.transpose(3, 2, 0, 1), dimension_numbers=("NCHW", "OIHW", "NCHW")) * C[:, None, None],
         (1, 2, 6, 6),
@@ -110,7 +131,7 @@ def test_equals_the_explicit_matrix(layer, rule):
     np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("rule", [name for name in RULES if "alpha" not in name and name != "zplus"])
+@pytest.mark.parametrize("rule", WITHOUT_WEIGHTS)
 @pytest.mark.parametrize("layer", LINEAR_MAPS)
 def test_maps_without_weights(layer, rule):
     f, shape = LINEAR_MAPS[layer]
@@ -123,13 +144,14 @@ def test_maps_without_weights(layer, rule):
     np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-12)
 
 
-def test_splitting_a_map_without_weights_is_an_error():
+@pytest.mark.parametrize("rule", ["alpha 2 beta -1", "zplus", "gamma", "flat", "wsquare", "zbox"])
+def test_weights_of_a_map_without_weights_are_an_error(rule):
     f, shape = LINEAR_MAPS["segment sum"]
-    with pytest.raises(jrlrp.RuleError, match="splits weights by sign"):
-        jrlrp.relevance(f, rules=jrlrp.ZPlus())(jnp.asarray(normal(20, *shape)))
+    with pytest.raises(jrlrp.RuleError, match="looks at single weights, and this map has none"):
+        jrlrp.relevance(f, rules=RULES[rule][0])(jnp.asarray(normal(20, *shape)))
 
 
-@pytest.mark.parametrize("rule", ["zero", "epsilon", "alpha 2 beta -1", "zplus", "relative"])
+@pytest.mark.parametrize("rule", ["zero", "epsilon", "alpha 2 beta -1", "zplus", "gamma", "zbox", "relative"])
 def test_a_known_sign_of_the_input_changes_nothing(rule):
     applied, oracle = RULES[rule]
     x, r = jnp.asarray(normal(1, 5)), normal(2, 4)
@@ -155,18 +177,31 @@ def test_published_closed_forms():
     np.testing.assert_allclose(jrlrp.relevance(f(w1), rules=jrlrp.Epsilon(1e-9))(x), [[18.0, 36.0, 54.0]])
     signed = w1.at[0, 0].set(-2.0)
     np.testing.assert_allclose(jrlrp.relevance(f(signed), rules=jrlrp.ZPlus(1e-9))(x), [[12.0, 33.6, 50.4]])
-    passed = jrlrp.Composite([(jrlrp.match("dense", first=True), Handed())], base=jrlrp.epsilon(1e-9))
+    for gamma in (jrlrp.Gamma(1.0, 1e-9), jrlrp.Gamma(1.0, 1e-9, variant="classic")):
+        np.testing.assert_allclose(jrlrp.relevance(f(signed), rules=gamma)(x), [[28 / 3, 104 / 3, 52.0]])
+    passed = jrlrp.Composite([(jrlrp.match("dense", first=True), jrlrp.Pass())], base=jrlrp.epsilon(1e-9))
     np.testing.assert_allclose(jrlrp.relevance(f(signed), rules=passed)(x), [[24.0, 36.0, 36.0]])
+    skip = lambda x: x @ jnp.full((2, 2), 5.0) + x
+    explained = jrlrp.relevance(skip, rules=jrlrp.Epsilon(1e-9), target=1)
+    np.testing.assert_allclose(explained(jnp.asarray([[2.0, 3.0]])), [[10.0, 18.0]], rtol=1e-6)
 
 
-@dataclass(frozen=True, repr=False)
-class Handed(jrlrp.Rule):
-    """A user's own rule: hand relevance on unchanged."""
-
-    kinds = frozenset({"dense"})
-
-    def __call__(self, layer, inputs, output, relevance):
-        return (relevance,)
+def test_bounds_of_the_box_may_be_arrays():
+    f, shape = LAYERS["conv, bias"]
+    x = jnp.asarray(normal(20, *shape))
+    low, high = -3.0 - np.abs(normal(22, 6, 6, 2)), 3.0 + np.abs(normal(23, 2))
+    w, b = oracles.affine(f, x)
+    r = normal(21, *f(x).shape)
+    expected = oracles.zbox(w, b, np.asarray(x).ravel(), r.ravel(), low.ravel(), np.broadcast_to(high, shape).ravel())
+    for rule in (jrlrp.ZBox(low, high), jrlrp.ZBox(jnp.asarray(low), jnp.asarray(high))):
+        actual = jax.jit(jrlrp.relevance(f, rules=rule, target=lambda out: r))(x)
+        np.testing.assert_allclose(actual.ravel(), expected, rtol=1e-9, atol=1e-12)
+    maps = jax.vmap(lambda h: jrlrp.relevance(f, rules=jrlrp.ZBox(low, h), target=lambda out: r)(x))(
+        jnp.stack([high, 2 * high])
+    )
+    np.testing.assert_allclose(maps[0].ravel(), expected, rtol=1e-9, atol=1e-12)
+    with pytest.raises(jrlrp.RuleError, match=r"low has shape \(7,\), which does not broadcast"):
+        jrlrp.relevance(f, rules=jrlrp.ZBox(np.zeros(7), 1.0))(x)
 
 
 def test_relative_keeps_total_magnitude_and_the_per_unit_identity():
@@ -205,10 +240,23 @@ def test_parameters_may_be_arrays(epsilon):
         (lambda: jrlrp.ZPlus(-1.0), "expected a finite epsilon ≥ 0"),
         (lambda: jrlrp.AlphaBeta(1.0, 1.0), "expected alpha + beta = 1"),
         (lambda: jrlrp.AlphaBeta(2.0, -1.0, -1.0), "expected a finite epsilon ≥ 0"),
-        (lambda: jrlrp.Epsilon(1e-6, bias="spread"), "expected one of 'absorb', 'ignore'"),
+        (lambda: jrlrp.Epsilon(1e-6, bias="spread"), "expected one of 'absorb', 'ignore', 'distribute'"),
+        (lambda: jrlrp.Zero(bias="whole"), "expected one of 'absorb', 'ignore', 'distribute'"),
+        (lambda: jrlrp.Gamma(-0.25), "Gamma(gamma=-0.25): expected a finite gamma ≥ 0"),
+        (lambda: jrlrp.Gamma(variant="old"), "expected one of 'generalised', 'classic'"),
+        (lambda: jrlrp.Gamma(bias="both"), "expected one of 'absorb', 'ignore', 'distribute', 'whole'"),
+        (lambda: jrlrp.ZBox(1.0, -1.0), "expected low ≤ high"),
+        (lambda: jrlrp.ZBox("0", 1.0), "expected a number or an array of numbers"),
+        (lambda: jrlrp.ZBox(0.0, float("inf")), "expected finite bounds"),
+        (lambda: jrlrp.Flat(-1.0), "expected a finite epsilon ≥ 0"),
+        (lambda: jrlrp.WSquare(None), "expected a finite epsilon ≥ 0"),
+        (lambda: jrlrp.Proportional(-1.0), "expected a finite epsilon ≥ 0"),
+        (lambda: jrlrp.Uniform(jrlrp.Block), "expected a rule of linear layers"),
+        (lambda: jrlrp.deep_taylor(low=0.0), "expected both bounds or none"),
+        (lambda: jrlrp.epsilon_gamma_box(2.0, 1.0), "expected low ≤ high"),
         (lambda: jrlrp.ShareRatio(-1.0), "expected a finite epsilon ≥ 0"),
         (lambda: jrlrp.Gradient(-1.0), "expected a finite epsilon ≥ 0"),
-        (lambda: jrlrp.SignalTakesAll(jrlrp.Pass()), "expected a rule of linear layers"),
+        (lambda: jrlrp.SignalTakesAll(jrlrp.ShareEqual()), "expected a rule of linear layers"),
         (lambda: jrlrp.epsilon(-1.0), "expected a finite epsilon ≥ 0"),
         (lambda: jrlrp.relative(skip=[]), "expected one of 'absolute', 'ratio', 'symmetric'"),
         (lambda: jrlrp.relative(skip="half"), "expected one of 'absolute', 'ratio', 'symmetric'"),

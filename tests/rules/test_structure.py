@@ -172,6 +172,74 @@ def test_max_pool_gives_all_to_the_winner():
     np.testing.assert_allclose(b, [2.0, 0.0])
 
 
+def test_proportional_shares_a_window_by_positive_parts():
+    rules = Composite([(match("max_pool"), jrlrp.Proportional(0.0))])
+    x = np.array([[1.0, 5.0, -2.0, 3.0], [-1.0, -4.0, 6.0, 2.0]])
+    pool = lambda x: jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 2), (1, 2), "VALID")
+    (r,) = shares(pool, x, rules=rules)
+    np.testing.assert_allclose(r, [[5 / 6, 25 / 6, 0.0, 3.0], [0.0, 0.0, 4.5, 1.5]])
+    (r,) = shares(lambda x: x.max(1), x, rules=rules)
+    np.testing.assert_allclose(r, [[5 / 9, 25 / 9, 0.0, 15 / 9], [0.0, 0.0, 4.5, 1.5]])
+    a, b = shares(jnp.maximum, x[0], x[1], rules=rules)
+    np.testing.assert_allclose(a, [1.0, 5.0, 0.0, 9 / 5])
+    np.testing.assert_allclose(b, [0.0, 0.0, 6.0, 6 / 5])
+
+
+def test_proportional_with_overlap_padding_and_dilation():
+    x = np.random.default_rng(0).normal(size=(2, 7, 7, 3))
+    options = {"padding": ((0, 0), (1, 1), (2, 0), (0, 0)), "window_dilation": (1, 2, 1, 1)}
+    pool = lambda op, start: lambda x: jax.lax.reduce_window(x, start, op, (1, 3, 3, 1), (1, 2, 1, 1), **options)
+    biggest, total = pool(jax.lax.max, -jnp.inf), pool(jax.lax.add, 0.0)
+    rules = Composite([(match("max_pool"), jrlrp.Proportional(0.1))])
+    r = jax.jit(jrlrp.relevance(biggest, rules=rules, target="all"))(x)
+    positive = jnp.maximum(x, 0)
+    sums, back = jax.vjp(total, positive)
+    np.testing.assert_allclose(r, positive * back(biggest(x) / (sums + 0.1))[0])
+
+
+@pytest.mark.parametrize("f", [lambda x: jnp.sort(x), lambda x: x.min(0), lambda x: jax.lax.top_k(x, 2)[0]])
+def test_proportional_is_for_maxima(f):
+    rules = Composite([(match("max_pool"), jrlrp.Proportional())], base=jrlrp.epsilon())
+    with pytest.raises(jrlrp.RuleError, match="maxima over windows, over axes and of two values"):
+        jrlrp.relevance(f, rules=rules, target="all")(jnp.ones(4))
+
+
+def test_uniform_gives_gates_their_part():
+    gate = lambda x: jax.nn.sigmoid(x)
+    rules = Composite([(match("product"), jrlrp.Uniform())])
+    signal, x = shares(lambda signal, x: signal * gate(x), A, B, rules=rules)
+    np.testing.assert_allclose(signal, A * gate(B) / 2)
+    np.testing.assert_allclose(x, A * gate(B) / 2)
+
+
+def test_uniform_of_a_matrix_product():
+    """AttnLRP's Proposition 3.3 for softmax(S) V: both operands get half."""
+    rng = np.random.default_rng(0)
+    a, b, r = rng.uniform(0.1, 1, size=(3, 5)), rng.normal(size=(5, 2)), rng.normal(size=(3, 2))
+    rules = Composite([(match("product"), jrlrp.Uniform(jrlrp.Zero()))])
+    ra, rb = jrlrp.relevance(lambda a, b: a @ b, (0, 1), rules=rules, target=lambda out: r)(a, b)
+    np.testing.assert_allclose(ra, a * ((r / (2 * a @ b)) @ b.T))
+    np.testing.assert_allclose(rb, b * (a.T @ (r / (2 * a @ b))))
+
+
+def test_values_only_holds_attention_and_activated_gates_constant():
+    rng = np.random.default_rng(0)
+    s, v, w = rng.normal(size=(3, 5)), rng.normal(size=(5, 2)), rng.normal(size=(2, 2))
+    rules = jrlrp.cp_lrp(0.0)
+    attention = lambda s, v: jnp.einsum("ij,jk->ik", jnp.swapaxes(jax.nn.softmax(s).T * 0.5, 0, 1), v)
+    rs, rv = shares(attention, s, v, rules=rules)
+    np.testing.assert_allclose(rs, 0.0)
+    np.testing.assert_allclose(rv, v * (0.5 * jax.nn.softmax(s)).sum(0)[:, None])
+    swiglu = lambda x, y: jax.nn.silu(x @ w) * (y @ w)
+    rx, ry = shares(swiglu, v, v, rules=rules)
+    np.testing.assert_allclose(rx, 0.0)
+    np.testing.assert_allclose(ry.sum(), swiglu(v, v).sum())
+    both = lambda x, y: jnp.tanh(x) * jax.nn.silu(y)  # no factor is plain: each gets half
+    rx, ry = shares(both, v, v, rules=rules)
+    np.testing.assert_allclose(rx, both(v, v) / 2)
+    np.testing.assert_allclose(ry, rx)
+
+
 def test_softmax_taylor_against_its_formula():
     x, r = np.array([0.5, -1.0, 2.0]), np.array([1.0, -0.5, 2.0])
     s = np.asarray(jax.nn.softmax(x))

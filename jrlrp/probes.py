@@ -1,0 +1,121 @@
+"""Probes: what is measured of the relevance that passes a node.
+
+A probe is an extra input of the node, all zeros, whose cotangent is the measurement: captured relevance and the audit
+are both read off in this way, by the same pullback that gives the relevance of the inputs.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+import jax.numpy as jnp
+
+from jrlrp.errors import ArgumentError
+from jrlrp.graph.build import Graph
+from jrlrp.graph.layers import wide
+from jrlrp.graph.nodes import Node
+from jrlrp.rules.base import Array, Rule, bound, saturate
+
+# What the audit measures of each node: Σ R that came in, went out, and was kept by biases and by stabilisers; Σ |R|
+# in and out; the number of relevances and ratios that were cut off at their bounds.
+AMOUNTS = ("received", "passed", "bias", "stabilizer", "size_received", "size_passed", "saturated")
+
+
+@dataclass(frozen=True)
+class Passage:
+    """One node's relevance on its way: tuples of outputs and what each received, of inputs and what each was passed."""
+
+    rule: Rule
+    layer: Any
+    inputs: Sequence[Array]
+    outputs: Sequence[Array]
+    received: Sequence[Array]
+    passed: Sequence[Array]
+
+
+@dataclass(frozen=True)
+class Probe:
+    """`measure(passage)` has the structure, shapes and dtypes of `zeros`."""
+
+    zeros: Any
+    measure: Callable[[Passage], Any]
+
+
+def capturing(graph: Graph, capture: Any, gradient: bool) -> dict[Node, Probe]:
+    """Return the probes of relevance at the outputs of all nodes that `capture` names.
+
+    Args:
+      capture: globs of module paths or node names, or matchers of nodes.
+      gradient: gradients pass the nodes, to be multiplied by values.
+
+    Raises:
+      ArgumentError: for anything else, or where nothing matches.
+    """
+    patterns = (capture,) if isinstance(capture, str) or callable(capture) else tuple(capture)
+    chosen: dict[Node, Probe] = {}
+    for pattern in patterns:
+        if not isinstance(pattern, str) and not callable(pattern):
+            raise ArgumentError(f"capture={pattern!r}: expected globs of module paths, or matchers: match(...).")
+        found = [node for node, name in graph.names.items() if _names(pattern, node, name)]
+        if not found:
+            known = ", ".join(list(graph.names.values())[:12])
+            raise ArgumentError(f"capture={pattern!r} matches no node; plan() prints their names. Some are: {known}.")
+        chosen.update({node: _capture(node, gradient) for node in found})
+    return chosen
+
+
+def _names(pattern: Any, node: Node, name: str) -> bool:
+    if not isinstance(pattern, str):
+        return bool(pattern(node))
+    return fnmatchcase(node.path, pattern) or fnmatchcase(name, pattern)
+
+
+def _capture(node: Node, gradient: bool) -> Probe:
+    floating = [k for k, v in enumerate(node.outputs) if jnp.issubdtype(v.dtype, jnp.floating)]
+
+    def measure(passage: Passage) -> tuple[Array, ...]:
+        pairs = [(passage.outputs[k], passage.received[k], node.outputs[k].dtype) for k in floating]
+        return tuple((z * r if gradient else r).astype(dtype) for z, r, dtype in pairs)
+
+    return Probe(tuple(jnp.zeros(node.outputs[k].shape, node.outputs[k].dtype) for k in floating), measure)
+
+
+def auditing(graph: Graph, gradient: bool) -> dict[Node, Probe]:
+    """Return the probes of all nodes' amounts; see `AMOUNTS`."""
+    return {node: _audit(node, gradient) for node in graph.nodes}
+
+
+def _audit(node: Node, gradient: bool) -> Probe:
+    def measure(passage: Passage) -> Array:
+        received = _relevance(passage.received, passage.outputs, gradient)
+        passed = _relevance(passage.passed, passage.inputs, gradient)
+        kept: Mapping[str, Array] = {}
+        if not gradient and len(node.outputs) == 1:
+            kept = passage.rule.absorbed(passage.layer, passage.inputs, passage.outputs[0], passage.received[0])
+        amounts = {
+            "received": _total(received),
+            "passed": _total(passed),
+            "bias": kept.get("bias", 0),
+            "stabilizer": kept.get("stabilizer", 0),
+            "size_received": _total([jnp.abs(r) for r in received]),
+            "size_passed": _total([jnp.abs(r) for r in passed]),
+            "saturated": kept.get("saturated", 0) + sum(jnp.sum(jnp.abs(r) >= limit) for r in passed),
+        }
+        return saturate(jnp.stack([jnp.asarray(amounts[name], dtype) for name in AMOUNTS]), dtype)
+
+    limit = 0.99 * min(bound(v.dtype) for v in node.inputs)  # the values were rounded to their dtype
+    dtype = wide(*(v.dtype for v in node.outputs if jnp.issubdtype(v.dtype, jnp.floating)))
+    return Probe(jnp.zeros(len(AMOUNTS), dtype), measure)
+
+
+def _relevance(cotangents: Sequence[Array], values: Sequence[Array], gradient: bool) -> list[Array]:
+    pairs = [(r, z) for r, z in zip(cotangents, values, strict=True) if jnp.issubdtype(z.dtype, jnp.floating)]
+    return [r * z if gradient else r for r, z in pairs]
+
+
+def _total(relevances: Sequence[Array]) -> Array:
+    """Return the sum of all entries, by way of the largest so that no partial sum leaves the dtype."""
+    largest = jnp.stack([jnp.max(jnp.abs(r), initial=0) for r in relevances]).max()
+    scale = jnp.where(largest == 0, 1, largest)
+    return scale * sum(jnp.sum(r / scale) for r in relevances)

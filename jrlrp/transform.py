@@ -1,0 +1,221 @@
+"""From a function and its arguments to a graph and its pullback: what every public function begins with."""
+
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jrlrp.composites.composite import Composite, as_composite, choose_rules
+from jrlrp.composites.presets import relative
+from jrlrp.errors import ArgumentError, UnsupportedError
+from jrlrp.graph.build import Graph, build
+from jrlrp.graph.carriers import add_carriers
+from jrlrp.graph.kinds import declarations
+from jrlrp.graph.nodes import Node
+from jrlrp.graph.patterns import explain_at_logits
+from jrlrp.interpret import NO_PROBES, interpret
+from jrlrp.probes import Probe
+from jrlrp.rules.base import Rule
+from jrlrp.target import Target, check_outputs
+from jrlrp.trace.inline import trace
+
+_UNKNOWN = ("error", "gradient")
+
+
+@dataclass(frozen=True, eq=False)
+class Options:
+    """The checked options of a public function; see `relevance`."""
+
+    composite: Composite
+    argnums: Any
+    target: Target | None
+    has_aux: bool
+    unknown: str
+    declared: Mapping[str, Any]
+
+
+def options(
+    fun: Any,
+    rules: Any = None,
+    *,
+    argnums: Any = 0,
+    target: Target | None = None,
+    has_aux: bool = False,
+    unknown: str = "error",
+    primitives: Any = None,
+) -> Options:
+    """Return the options of a call that explains `fun`.
+
+    Raises:
+      ArgumentError: for what is wrong about them on its own.
+    """
+    if not callable(fun):
+        raise ArgumentError(f"expected a function, got {fun!r}; pass the model's apply function, say.")
+    if unknown not in _UNKNOWN:
+        raise ArgumentError(f"unknown={unknown!r}: expected one of {', '.join(map(repr, _UNKNOWN))}.")
+    return Options(as_composite(rules, relative), argnums, target, has_aux, unknown, declarations(primitives))
+
+
+@dataclass(frozen=True, eq=False)
+class Explained:
+    """A function's value, and how relevance of its output comes back.
+
+    Attributes:
+      out: the explained output: the value, or the logits of a final softmax.
+      value, aux: what the function returned.
+      propagate: takes relevance of `out` to that of the explained arguments, and what the probes measured.
+    """
+
+    out: Any
+    value: Any
+    aux: Any
+    propagate: Callable[[Any], tuple[tuple[Any, ...], dict[Node, Any]]]
+
+
+@dataclass(frozen=True, eq=False)
+class Traced:
+    """A function traced on its arguments, as a graph; `leaves` are the values of the explained ones."""
+
+    graph: Graph
+    options: Options
+    leaves: list[Any]
+    in_tree: Any
+    out_tree: Any
+    aux_tree: Any
+
+    @property
+    def gradient(self) -> bool:
+        return self.options.composite.gradient
+
+    @property
+    def unsupported(self) -> list[Node]:
+        return [] if self.gradient else [node for node in self.graph.nodes if node.kind == "opaque"]
+
+    def rules(self) -> dict[Node, Rule]:
+        """Return the rule of every node that needs one, or raise for all nodes that have none."""
+        if self.unsupported and self.options.unknown == "error":
+            raise UnsupportedError(self.unsupported)
+        return choose_rules(self.options.composite, self.graph.nodes, self.options.unknown)
+
+    def explain(self, probes: Mapping[Node, Probe] = NO_PROBES) -> Explained:
+        """Run the function forwards so that relevance can come back; raises before anything runs."""
+        graph, rules, count = self.graph, self.rules(), len(self.graph.outputs)
+        own, carriers = graph.program.inputs[: len(self.leaves)], graph.program.inputs[len(self.leaves) :]
+        inputs = {v: jnp.asarray(leaf, v.dtype) for v, leaf in zip(own, self.leaves, strict=True)}
+        inputs.update({c: jnp.zeros(c.shape, c.dtype) for c in carriers})
+        start = [inputs[v] for v in graph.explained]
+
+        def run(start, zeros):
+            values = {**inputs, **dict(zip(graph.explained, start, strict=True))}
+            placed = {node: replace(probes[node], zeros=zero) for node, zero in zip(probes, zeros, strict=True)}
+            outputs = interpret(graph, rules, values, (*graph.outputs, *graph.program.outputs), placed)
+            return outputs[:count], outputs[count:]
+
+        outputs, pull, rest = jax.vjp(run, start, [probe.zeros for probe in probes.values()], has_aux=True)
+        value = jax.tree.unflatten(self.out_tree, rest[:count])
+        aux = None if self.aux_tree is None else jax.tree.unflatten(self.aux_tree, rest[count:])
+
+        def propagate(relevance):
+            shares, measured = pull(jax.tree.leaves(relevance))
+            if self.gradient:  # what came back is a gradient; a carrier's is multiplied already
+                pairs = zip(graph.explained, start, shares, strict=True)
+                shares = [g if v in carriers else x * g for v, x, g in pairs]
+            return jax.tree.unflatten(self.in_tree, shares), dict(zip(probes, measured, strict=True))
+
+        return Explained(jax.tree.unflatten(self.out_tree, outputs), value, aux, propagate)
+
+    def initial(self, out: Any) -> Any:
+        """Return what the target sends back from the explained output: relevance, or a gradient."""
+        target = self.options.target
+        assert target is not None
+        return target.score_gradient(out) if self.gradient else target.initial(out)
+
+
+def trace_function(fun: Callable, args: Sequence[Any], kwargs: Mapping[str, Any], options: Options) -> Traced:
+    """Trace `fun(*args, **kwargs)` and group its equations into nodes.
+
+    Raises:
+      ArgumentError, TargetError: for arguments that cannot be explained, and a target that is not in the output.
+    """
+    indices = _indices(options.argnums, len(args))
+    leaves, in_tree = jax.tree.flatten(tuple(args[i] for i in indices))
+    _check_leaves(tuple(args[i] for i in indices), indices)
+    trees: dict[str, Any] = {"aux": None}
+
+    def flat(*leaves):
+        arguments = list(args)
+        for i, arg in zip(indices, jax.tree.unflatten(in_tree, leaves), strict=True):
+            arguments[i] = arg
+        out, aux = _parted(fun(*arguments, **kwargs), options.has_aux)
+        out_leaves, trees["out"] = jax.tree.flatten(out)
+        aux_leaves, aux_tree = jax.tree.flatten(aux)
+        if options.has_aux:
+            trees["aux"] = aux_tree
+        for leaf in (*out_leaves, *aux_leaves):
+            if _dtype(leaf) is None:
+                raise ArgumentError(f"the function returns {leaf!r}, which is no array; return arrays only.")
+        return [*out_leaves, *aux_leaves]
+
+    gradient = options.composite.gradient
+    program = trace(flat, leaves, options.declared, keep_custom=gradient)
+    count = trees["out"].num_leaves
+    check_outputs(program.outputs[:count])
+    if options.target is not None:
+        options.target.check(program.outputs[:count])
+    program, outputs = explain_at_logits(program, count)
+    own = program.inputs
+    integers = [v for v in own if jnp.issubdtype(v.dtype, jnp.integer)]
+    program, carriers, ids = add_carriers(program, integers, gradient)
+    graph = build(program, [carriers.get(v, v) for v in own], outputs, ids)
+    return Traced(graph, options, leaves, in_tree, trees["out"], trees["aux"])
+
+
+def _parted(out: Any, has_aux: bool) -> tuple[Any, Any]:
+    if not has_aux:
+        return out, ()
+    if not (isinstance(out, tuple) and len(out) == 2):
+        raise ArgumentError(f"has_aux=True: expected fun to return (out, aux), not {type(out).__name__}.")
+    return out
+
+
+def _indices(argnums: Any, count: int) -> tuple[int, ...]:
+    try:
+        given = [operator.index(i) for i in (argnums if isinstance(argnums, (tuple, list)) else [argnums])]
+    except TypeError:
+        raise ArgumentError(f"argnums={argnums!r}: expected an int or a tuple of ints.") from None
+    for i in given:
+        if not -count <= i < count:
+            raise ArgumentError(f"argnums={argnums!r} is out of range: the function got {count} argument(s).")
+    indices = tuple(i % count for i in given)
+    if not indices or len(set(indices)) < len(indices):
+        raise ArgumentError(f"argnums={argnums!r}: expected at least one argument, each once.")
+    return indices
+
+
+def _check_leaves(arguments: tuple[Any, ...], indices: Sequence[int]) -> None:
+    """Raise ArgumentError for a leaf of an explained argument that no relevance can be given for."""
+    for i, argument in zip(indices, arguments, strict=True):
+        for path, leaf in jax.tree_util.tree_leaves_with_path(argument):
+            name = f"argument {i}{jax.tree_util.keystr(path)}"
+            dtype = _dtype(leaf)
+            if dtype is None:
+                raise ArgumentError(
+                    f"{name} is {leaf!r} of type {type(leaf).__name__}, which JAX cannot trace; pass arrays, or leave "
+                    "the argument out of argnums."
+                )
+            if not (jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)):
+                raise ArgumentError(
+                    f"{name} has dtype {dtype}; relevance is for real floating-point inputs and integer ids. Leave the "
+                    "argument out of argnums, or close over it."
+                )
+
+
+def _dtype(leaf: Any) -> Any:
+    """Return the dtype of anything that JAX takes for an array, else None."""
+    try:
+        return jax.dtypes.result_type(leaf)
+    except (TypeError, ValueError):
+        return None

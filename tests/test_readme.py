@@ -1,0 +1,43 @@
+"""The code of the README runs as it stands there."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jrlrp
+from jrlrp.graph import kinds
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+W = np.random.default_rng(0).normal(size=(8, 10))
+
+
+def model(x):
+    if jnp.issubdtype(x.dtype, jnp.integer):
+        x = jnp.asarray(W)[x, :8]
+    with jax.named_scope("Net/Conv_0"):
+        return jax.nn.softmax(jax.nn.relu(x @ W) @ W.T) @ W
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_each_block_runs(block, monkeypatch, capsys):
+    monkeypatch.setattr(kinds, "_REGISTERED", {})
+    x, ids = jnp.ones((3, 8)), jnp.asarray([1, 2])
+    given = {"jax": jax, "jnp": jnp, "jrlrp": jrlrp, "dataclass": dataclass, "model": model, "x": x, "token_ids": ids}
+    exec(block, given | {"cov": jnp.eye(8)})
+
+
+def test_the_rule_of_the_readme_is_what_it_says():
+    (block,) = [block for block in BLOCKS if "class AbsoluteShare" in block]
+    scope = {"jrlrp": jrlrp, "jnp": jnp, "dataclass": dataclass}
+    exec(block, scope)
+    x = jnp.asarray(np.random.default_rng(1).normal(size=(3, 8)))
+    rules = jrlrp.Composite([(jrlrp.match("dense"), scope["AbsoluteShare"]())])
+    r = jax.jit(jrlrp.relevance(lambda x: x @ W + 1.0, rules=rules, target="all"))(x)
+    sizes = np.abs(x)[:, :, None] * np.abs(W)
+    np.testing.assert_allclose(r, (sizes / sizes.sum(1, keepdims=True) * (x @ W + 1.0)[:, None]).sum(-1), rtol=1e-8)
