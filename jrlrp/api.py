@@ -6,8 +6,8 @@ from typing import Any
 
 import jax
 
-from jrlrp.composites.composite import Composite
-from jrlrp.probes import auditing, capturing
+from jrlrp.composites.composite import Composite, fault
+from jrlrp.probes import as_patterns, auditing, capturing
 from jrlrp.report import Audit, Plan, make_audit, make_plan
 from jrlrp.rules.base import Rule, ratio
 from jrlrp.target import as_target, matching
@@ -32,7 +32,7 @@ def value_and_relevance(
     Returns:
       A function that returns `(value, R)`, or `((value, aux), R)` with `has_aux`; R is `(R, captured)` with `capture`.
     """
-    wanted = as_target(target)
+    wanted, patterns = as_target(target), as_patterns(capture)
     chosen = options(
         fun, rules, argnums=argnums, target=wanted, has_aux=has_aux, unknown=unknown, primitives=primitives
     )
@@ -40,11 +40,11 @@ def value_and_relevance(
     @wraps(fun)
     def explained(*args, **kwargs):
         traced = trace_function(fun, args, kwargs, chosen)
-        probes = capturing(traced.graph, capture, traced.gradient)
+        probes = capturing(traced.graph, patterns, traced.gradient)
         passed = traced.explain(probes)
         shares, measured = passed.propagate(traced.initial(passed.out))
         result = shares if isinstance(argnums, (tuple, list)) else shares[0]
-        if capture:
+        if patterns:
             result = result, {traced.graph.names[node]: _single(found) for node, found in measured.items()}
         return ((passed.value, passed.aux) if has_aux else passed.value), result
 
@@ -176,8 +176,9 @@ def plan(
     """
     chosen = options(fun, rules, argnums=argnums, has_aux=has_aux, primitives=primitives)
     traced = trace_function(fun, args, kwargs, chosen)
-    rules_of = {} if traced.gradient else {node: chosen.composite.rule_for(node) for node in traced.graph.nodes}
-    return make_plan(traced.graph, rules_of, traced.unsupported)
+    found = {} if traced.gradient else {node: chosen.composite.rule_for(node) for node in traced.graph.nodes}
+    faults = {node: reason for node, rule in found.items() if (reason := fault(node, rule)) is not None}
+    return make_plan(traced.graph, found, faults, traced.unsupported)
 
 
 def audit(

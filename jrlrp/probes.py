@@ -4,7 +4,7 @@ A probe is an extra input of the node, all zeros, whose cotangent is the measure
 are both read off in this way, by the same pullback that gives the relevance of the inputs.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -42,24 +42,35 @@ class Probe:
     measure: Callable[[Passage], Any]
 
 
-def capturing(graph: Graph, capture: Any, gradient: bool) -> dict[Node, Probe]:
-    """Return the probes of relevance at the outputs of all nodes that `capture` names.
-
-    Args:
-      capture: globs of module paths or node names, or matchers of nodes.
-      gradient: gradients pass the nodes, to be multiplied by values.
+def as_patterns(capture: Any) -> tuple[Any, ...]:
+    """Return what `capture` names as a tuple: globs of module paths or node names, and matchers of nodes.
 
     Raises:
-      ArgumentError: for anything else, or where nothing matches.
+      ArgumentError: for anything else.
     """
-    patterns = (capture,) if isinstance(capture, str) or callable(capture) else tuple(capture)
-    chosen: dict[Node, Probe] = {}
+    several = isinstance(capture, Iterable) and not isinstance(capture, str)
+    patterns = tuple(capture) if several else (capture,)
     for pattern in patterns:
         if not isinstance(pattern, str) and not callable(pattern):
             raise ArgumentError(f"capture={pattern!r}: expected globs of module paths, or matchers: match(...).")
+    return patterns
+
+
+def capturing(graph: Graph, patterns: Sequence[Any], gradient: bool) -> dict[Node, Probe]:
+    """Return the probes of relevance at the outputs of all nodes that the patterns name.
+
+    Args:
+      patterns: as `as_patterns` returns them.
+      gradient: gradients pass the nodes, to be multiplied by values.
+
+    Raises:
+      ArgumentError: where nothing matches.
+    """
+    chosen: dict[Node, Probe] = {}
+    for pattern in patterns:
         found = [node for node, name in graph.names.items() if _names(pattern, node, name)]
         if not found:
-            known = ", ".join(list(graph.names.values())[:12])
+            known = ", ".join(list(graph.names.values())[:12]) or "(none: no relevance passes anything)"
             raise ArgumentError(f"capture={pattern!r} matches no node; plan() prints their names. Some are: {known}.")
         chosen.update({node: _capture(node, gradient) for node in found})
     return chosen

@@ -26,6 +26,7 @@ class PlanNode:
         for movements.
       path: the module path; kind: the kind of node; rule: the rule it gets, None where relevance just moves.
       shape: of its output; source: the user's line; equations: the primitives it is made of.
+      fault: why the node cannot have that rule, or that it has none; None if all is well.
       first, last: whether no mixing affine layer lies before (after) it.
     """
 
@@ -36,6 +37,7 @@ class PlanNode:
     shape: tuple[int, ...]
     source: str
     equations: tuple[str, ...]
+    fault: str | None
     first: bool
     last: bool
 
@@ -68,7 +70,9 @@ class Plan:
         """Return how many nodes of each kind there are, on one line."""
         counts = Counter(node.kind for node in self.nodes)
         kinds = ", ".join(f"{counts[kind]} {kind}" for kind in KINDS if counts[kind])
-        return f"{len(self.nodes)} nodes ({kinds or 'none'}), {len(self.unsupported)} unsupported"
+        wrong = sum(node.fault is not None for node in self.nodes) - len(self.unsupported)
+        ending = f", {wrong} without a fitting rule" if wrong > 0 else ""
+        return f"{len(self.nodes)} nodes ({kinds or 'none'}), {len(self.unsupported)} unsupported{ending}"
 
     def __str__(self) -> str:
         rows = [("node", "kind", "rule", "eqns", "shape", "source"), *(_row(node) for node in self.nodes)]
@@ -79,7 +83,9 @@ class Plan:
 
 
 def _row(node: PlanNode) -> tuple[str, ...]:
-    rule = "unsupported" if node.kind == "opaque" and node.rule is None else repr(node.rule) if node.rule else "-"
+    rule = repr(node.rule) if node.rule else "-"
+    if node.fault is not None:
+        rule = "unsupported" if node.kind == "opaque" else f"{rule}: {node.fault}"
     shape = "×".join(map(str, node.shape)) or "scalar"
     return node.name or node.path or "-", node.kind, rule, str(len(node.equations)), shape, node.source or "-"
 
@@ -92,9 +98,13 @@ def _table(rows: Sequence[tuple[str, ...]], alignment: str) -> list[str]:
     return [lines[0], "-" * max(map(len, lines)), *lines[1:]]
 
 
-def make_plan(graph: Graph, rules: Mapping[Node, Rule | None], unsupported: Sequence[Node]) -> Plan:
+def make_plan(
+    graph: Graph, rules: Mapping[Node, Rule | None], faults: Mapping[Node, str], unsupported: Sequence[Node]
+) -> Plan:
     """Return the plan of a graph with the rules chosen for it."""
-    rows = {node: _plan_node(node, graph.names.get(node, ""), rules.get(node)) for node in graph.nodes}
+    rows = {
+        node: _plan_node(node, graph.names.get(node, ""), rules.get(node), faults.get(node)) for node in graph.nodes
+    }
     return Plan(
         tuple(rows.values()),
         [rows[node] for node in unsupported],
@@ -102,9 +112,10 @@ def make_plan(graph: Graph, rules: Mapping[Node, Rule | None], unsupported: Sequ
     )
 
 
-def _plan_node(node: Node, name: str, rule: Rule | None) -> PlanNode:
+def _plan_node(node: Node, name: str, rule: Rule | None, fault: str | None) -> PlanNode:
     primitives = tuple(eqn.primitive for eqn in node.equations)
-    return PlanNode(name, node.path, node.kind, rule, node.shape, node.source, primitives, node.first, node.last)
+    where = node.shape, node.source, primitives
+    return PlanNode(name, node.path, node.kind, rule, *where, fault, node.first, node.last)
 
 
 _STATIC = ("names", "kinds", "rules", "sources")

@@ -204,6 +204,14 @@ def test_each_row_of_ids_is_an_example(lookup):
     np.testing.assert_allclose(jrlrp.relevance(f)(ids), expected, rtol=1e-5, atol=1e-6)
 
 
+def test_counts_in_a_matrix_product_have_relevance():
+    counts = jnp.asarray([[3, 0, 1], [0, 2, 5]])
+    f = lambda x: jax.nn.relu(x @ TABLE[:3]) @ TABLE[:4].T
+    for rules in (jrlrp.epsilon(), jrlrp.gradient_times_input()):
+        expected = jrlrp.relevance(f, rules=rules)(counts.astype(float))
+        np.testing.assert_allclose(jrlrp.relevance(f, rules=rules)(counts), expected, rtol=1e-5)
+
+
 def test_plan_says_where_ids_are_lost():
     f = lambda ids: jnp.asarray(TABLE)[jnp.sort(ids)] @ W
     assert any(place.startswith("sort") for place in jrlrp.plan(f, jnp.asarray([2, 1])).ended)

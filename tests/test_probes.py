@@ -70,6 +70,19 @@ def test_nodes_of_one_kind_and_place_are_numbered():
     assert list(captured) == ["dense#0", "activation#0", "dense#1", "activation#1"]
 
 
+def test_names_are_unique_whatever_modules_are_called():
+    def f(x):
+        with jax.named_scope("dense"):
+            x = jax.nn.relu(x @ np.eye(4))
+        return x @ np.eye(4)
+
+    with_path = jax.named_scope("dense")(lambda x: x @ np.eye(4))
+    g = lambda x: jax.nn.relu(with_path(x)) @ np.eye(4)
+    for function in (f, g):
+        _, captured = jrlrp.relevance(function, capture="*")(jnp.ones(4))
+        assert len(captured) == 3
+
+
 def test_captured_relevance_composes(rules):
     explain = lambda x: jrlrp.relevance(net, rules=rules, capture="*/Conv_0")(x)
     r, captured = explain(X)
@@ -104,7 +117,13 @@ def test_relevance_of_embeddings_may_be_captured():
 
 
 @pytest.mark.parametrize(
-    ("capture", "message"), [("*/Block_9", "matches no node; plan.. prints their names"), ((3,), "expected globs")]
+    ("capture", "message"),
+    [
+        ("*/Block_9", "matches no node; plan.. prints their names"),
+        ("", "matches no node"),
+        ((3,), "expected globs"),
+        (None, "expected globs"),
+    ],
 )
 def test_captures_that_name_nothing_are_errors(capture, message):
     with pytest.raises(jrlrp.ArgumentError, match=message):

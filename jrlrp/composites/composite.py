@@ -108,6 +108,10 @@ class Composite:
                 raise ArgumentError(f"Composite got the entry {entry!r}; expected a pair (match(...), rule).")
         if self.base is not None and not isinstance(self.base, Composite):
             raise ArgumentError(f"Composite got base={self.base!r}; expected a composite, epsilon_plus() say.")
+        if not isinstance(self.gradient, bool):
+            raise ArgumentError(f"Composite got gradient={self.gradient!r}; expected True or False.")
+        if self.entries and (self.gradient or (self.base is not None and self.base.gradient)):
+            raise ArgumentError("Composite got entries beside gradient × input, which has no rules; give another base.")
         inherited = self.base.entries if self.base is not None else ()
         object.__setattr__(self, "entries", (*inherited, *self.entries))
         object.__setattr__(self, "gradient", self.gradient or (self.base is not None and self.base.gradient))
@@ -160,6 +164,16 @@ def as_composite(rules: Any, default: Callable[[], Composite]) -> Composite:
     raise ArgumentError(f"rules={rules!r}: expected a composite, epsilon_plus() say, a rule or None{hint}.")
 
 
+NO_ENTRY = "no entry fits"
+
+
+def fault(node: Node, rule: Rule | None) -> str | None:
+    """Say why a node cannot have the rule that was found for it; None if it can."""
+    if rule is None:
+        return None if node.native else NO_ENTRY
+    return rule.unfit(node)
+
+
 def choose_rules(composite: Composite, nodes: Iterable[Node], unknown: str) -> dict[Node, Rule]:
     """Return the rule of every node that needs one.
 
@@ -171,14 +185,17 @@ def choose_rules(composite: Composite, nodes: Iterable[Node], unknown: str) -> d
         if node.native or composite.gradient:
             continue
         rule = composite.rule_for(node, unknown)
-        reason = "no entry fits" if rule is None else rule.unfit(node)
+        reason = fault(node, rule)
         if reason is not None:
             faults.append(f"  - {node.kind} {describe(node)}: {reason}")
         elif rule is not None:
             chosen[node] = rule
     if faults:
-        raise RuleError(
-            f"the composite has no rule for {len(faults)} node(s):\n" + "\n".join(faults) + "\n"
+        advice = (
             "Add entries for them, or give the composite a base: Composite([...], base=jrlrp.epsilon_plus())."
+            if any(line.endswith(NO_ENTRY) for line in faults)
+            else "Give these nodes other rules, or those rules other parameters."
         )
+        listed = "\n".join(faults)
+        raise RuleError(f"the composite has no rule for {len(faults)} node(s):\n{listed}\n{advice}")
     return chosen

@@ -11,7 +11,7 @@ from jrlrp.rules.gamma import Gamma
 from jrlrp.rules.input import Flat, WSquare, ZBox
 from jrlrp.rules.product import SignalTakesAll, Uniform, ValuesOnly
 from jrlrp.rules.relative import Relative
-from jrlrp.rules.structure import Block, ShareAbsolute, ShareEqual, ShareRatio
+from jrlrp.rules.structure import Block, Pass, ShareAbsolute, ShareEqual, ShareRatio
 
 _SKIPS = {"absolute": ShareAbsolute(), "ratio": ShareRatio(0.0), "symmetric": ShareEqual()}
 
@@ -198,6 +198,12 @@ def gradient_times_input() -> Composite:
 
 
 def _layered(conv: Rule, dense: Rule, first: Rule | None = None) -> Composite:
-    """Return the classical composite with these rules for convolutions, dense layers and the first of either."""
+    """Return the classical composite with these rules for convolutions, dense layers and the first of either.
+
+    What normalises the input of such a first layer passes relevance on: its rule does not share by values, and ε would
+    divide by them where a pixel is near the mean.
+    """
     entries = [*classical(), (match("dense"), dense), (match("conv"), conv)]
-    return Composite(entries if first is None else [*entries, (match(("conv", "dense"), first=True), first)])
+    if first is not None:
+        entries += [(match(("conv", "dense"), first=True), first), (match("scale", first=True), Pass())]
+    return Composite(entries)

@@ -46,14 +46,13 @@ class Graph:
         """
         named = [node for node in self.nodes if node.kind != "movement"]
         paths = Counter(node.path for node in named)
-        places = Counter((node.path, node.kind) for node in named)
-        seen: Counter = Counter()
-        names = {}
-        for node in named:
-            place = (node.path, node.kind)
-            name = node.path if node.path and paths[node.path] == 1 else ":".join(filter(None, place))
-            names[node] = f"{name}#{seen[place]}" if places[place] > 1 else name
-            seen[place] += 1
+        alone = {node: node.path and paths[node.path] == 1 for node in named}
+        names = {node: node.path if alone[node] else ":".join(filter(None, (node.path, node.kind))) for node in named}
+        counts, seen = Counter(names.values()), Counter[str]()
+        for node, name in names.items():
+            if counts[name] > 1:
+                names[node] = f"{name}#{seen[name]}"
+                seen[name] += 1
         return names
 
 

@@ -82,7 +82,7 @@ def _carry(eqn: Equation, companions: _Companions) -> list[Equation]:
     if jnp.issubdtype(out.dtype, jnp.inexact):
         if primitive == "convert_element_type" or (primitive == "select_n" and carried == [0]):
             return _become_numbers(eqn, carried, companions, _broadcast_to(out.shape))
-        return [eqn]
+        return _cast_first(eqn, carried, companions) if primitive == "dot_general" else [eqn]
     if primitive == "convert_element_type":
         if out.dtype != np.bool_:
             carrier[out] = carrier[eqn.inputs[0]]
@@ -175,6 +175,19 @@ def _become_numbers(eqn: Equation, carried: Sequence[int], companions: _Companio
     inputs = (number, *carriers, *masks)
     lookup = Added(EMBEDDING, inputs, eqn.outputs, {}, eqn.path, eqn.source, None, share, places)
     return [replace(eqn, outputs=(number,)), lookup]
+
+
+def _cast_first(eqn: Equation, carried: Sequence[int], companions: _Companions) -> list[Equation]:
+    """Let integers (counts of words, say) become numbers before the matrix product that takes them as such."""
+    equations: list[Equation] = []
+    inputs = list(eqn.inputs)
+    for k in carried:
+        number = Var(eqn.inputs[k].shape, eqn.output.dtype)
+        cast = lambda x, dtype=number.dtype: [jnp.asarray(x).astype(dtype)]
+        made = Added("convert_element_type", (eqn.inputs[k],), (number,), {}, eqn.path, eqn.source, None, cast)
+        equations += _become_numbers(made, [0], companions, _broadcast_to(number.shape))
+        inputs[k] = number
+    return [*equations, replace(eqn, inputs=tuple(inputs))]
 
 
 def _is_one_hot(eqn: Equation, carried: Sequence[int], varying: dict[Var, frozenset[int]]) -> bool:

@@ -64,6 +64,10 @@ class LinearLayer(Layer):
         return jnp.asarray(self.value(v), self.dtype)
 
     @cached_property
+    def _zero(self) -> Array:
+        return zero_after(jax.lax.stop_gradient(self._relevance)).astype(self.dtype)
+
+    @cached_property
     def weight(self) -> Array | None:
         node: Affine = self._node  # type: ignore[assignment]
         if node.core is None:
@@ -79,7 +83,7 @@ class LinearLayer(Layer):
                 weight = -weight
         if node.core is None:  # one weight for each entry, so that a rule may split and count them
             weight = jnp.broadcast_to(weight, node.inputs[0].shape)
-        return weight + zero_after(jax.lax.stop_gradient(self._relevance)).astype(self.dtype)
+        return weight + self._zero
 
     @cached_property
     def positive_weight(self) -> Array:
@@ -92,12 +96,12 @@ class LinearLayer(Layer):
     @cached_property
     def ones(self) -> Array:
         """Weights of one: mapping with them sums the inputs that reach each unit."""
-        return jnp.ones(() if self.weight is None else self.weight.shape, self.dtype)
+        return jnp.ones(() if self.weight is None else self.weight.shape, self.dtype) + self._zero
 
     @cached_property
     def unit_input(self) -> Array:
         """An input of ones, hidden from XLA, which would spend seconds on computing what follows while it compiles."""
-        return jax.lax.optimization_barrier(jnp.ones(self._input.shape, self.dtype))
+        return jax.lax.optimization_barrier(jnp.ones(self._input.shape, self.dtype) + self._zero)
 
     @cached_property
     def counts(self) -> Array:
@@ -189,7 +193,7 @@ def zero_after(relevance: Array) -> Array:
 
 
 def _zero(relevance: Array) -> Array:
-    return jnp.zeros((), relevance.dtype)
+    return jnp.sum(relevance.reshape(-1)[:0])  # of relevance, for what shard_map knows of its axes
 
 
 def _waiting_zero(relevance: Array) -> Array:

@@ -82,7 +82,7 @@ class Rule:
 
 def check_epsilon(rule: Rule) -> None:
     """Raise RuleError unless the rule's stabiliser is a finite number ≥ 0."""
-    rule.require(lambda e: (e >= 0) & (e < float("inf")), "a finite epsilon ≥ 0", "epsilon")
+    rule.require(lambda e: (e >= 0) & (e < float("inf")), "a finite epsilon ≥ 0, one number", "epsilon")
 
 
 def is_number(v: Any) -> bool:
@@ -143,8 +143,9 @@ def mean_size(x: Array, axis: Any) -> Array:
 def root_mean_square(x: Array, axis: Any) -> Array:
     """Return the root of the mean of squares over each example, by way of the largest so that no square overflows."""
     largest = _over_example(lambda parts, dims, count: jnp.max(jnp.abs(parts), axis=dims, initial=0), x, axis)
-    scale = jnp.where(largest == 0, 1, largest)
-    return scale * jnp.sqrt(mean_size(jnp.square(x / spread(scale, x, axis)), axis))
+    scale = jax.lax.stop_gradient(jnp.where(largest == 0, 1, largest))  # it cancels
+    mean = mean_size(jnp.square(x / spread(scale, x, axis)), axis)
+    return scale * jnp.where(mean == 0, 0, jnp.sqrt(jnp.where(mean == 0, 1, mean)))  # derivatives at 0 stay finite
 
 
 def _over_example(reduce: Callable, x: Array, axis: Any) -> Array:

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from jrlrp.errors import RuleError
 from jrlrp.rules.base import Array, check_epsilon, root_mean_square, spread
 from jrlrp.rules.linear import LinearRule, Part, Portion, check_bias
 
@@ -33,13 +34,15 @@ class Epsilon(LinearRule):
     def __post_init__(self) -> None:
         check_epsilon(self)
         check_bias(self)
+        if not isinstance(self.relative, bool):
+            raise RuleError(f"Epsilon(relative={self.relative!r}): expected True or False.")
 
     def portions(self, layer: Any, x: Array, output: Array) -> Iterable[Portion]:
         epsilon = self.epsilon
         if self.relative:
             epsilon = epsilon * spread(root_mean_square(output, layer.output_axis), output, layer.output_axis)
         if self.bias == "ignore" and layer.bias is not None:
-            yield Portion([Part(x)], output - layer.bias, epsilon)
+            yield Portion([Part(x)], layer.map(x), epsilon)  # the output less the bias would be too rough
         else:
             yield Portion([Part(x)], output, epsilon, layer.bias)
 

@@ -52,7 +52,9 @@ class Gamma(LinearRule):
 
     def portions(self, layer: Any, x: Array, output: Array) -> Iterable[Portion]:
         bias = None if self.bias == "ignore" else layer.bias
-        linear = output if layer.bias is None else output - layer.bias
+        linear = output
+        if layer.bias is not None:  # where it is ignored, the output less the bias would be too rough
+            linear = output - bias if bias is not None else layer.map(x)
         sign = jnp.sign(linear if bias is None else output)
         if self.variant == "classic":
             sign = jnp.ones_like(sign)

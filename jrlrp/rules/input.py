@@ -107,10 +107,15 @@ class ZBox(LinearRule):
         check_epsilon(self)
         for name in ("low", "high"):
             value = getattr(self, name)
-            if isinstance(value, (list, tuple)):
+            if isinstance(value, (list, tuple)) and len(set(map(np.shape, value))) == 1:
                 object.__setattr__(self, name, np.asarray(value))
             if not is_number(getattr(self, name)):
                 raise RuleError(f"ZBox({name}={value!r}): expected a number or an array of numbers.")
+        try:
+            np.broadcast_shapes(np.shape(self.low), np.shape(self.high))
+        except ValueError:
+            shapes = f"{np.shape(self.low)} and {np.shape(self.high)}"
+            raise RuleError(f"ZBox got low and high of shapes {shapes}; expected shapes that go together.") from None
         known = [v for v in (self.low, self.high) if not isinstance(v, jax.core.Tracer)]
         if not all(np.isfinite(v).all() for v in known):
             raise RuleError(f"ZBox(low={self.low!r}, high={self.high!r}): expected finite bounds.")

@@ -57,7 +57,7 @@ class LinearRule(Rule):
 
     def portions(self, layer: Any, x: Array, output: Array) -> Iterable[Portion]:
         """Return what is shared, for the layer's input `x` and output."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} defines no portions(layer, x, output).")
 
     def __call__(self, layer: Any, inputs: Sequence[Array], output: Array, relevance: Array) -> tuple[Array]:
         (x,) = inputs

@@ -142,7 +142,8 @@ class FunctionRule(Rule):
     def __call__(self, layer: Any, inputs: Sequence[Array], output: Any, relevance: Any) -> tuple[Array, ...]:
         operands = layer.operands(inputs)
         shares = self.function(operands, output, relevance)
-        given = [None if r is None else jnp.shape(r) for r in shares] if isinstance(shares, (tuple, list)) else shares
+        several = isinstance(shares, (tuple, list))
+        given = [None if r is None else jnp.shape(r) for r in shares] if several else f"an array of {jnp.shape(shares)}"
         expected = [jnp.shape(x) for x in operands]
         if not isinstance(given, list) or not _fit(given, expected):
             raise RuleError(

@@ -10,23 +10,20 @@ import os
 import statistics
 import sys
 import time
-import types
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
-# zennit imports these two classes for its canonizers of torchvision's models. The networks here are none of those, and
-# torchvision installs only beside the very build of torch that it was made for.
-resnet = types.ModuleType("torchvision.models.resnet")
-resnet.BasicBlock = resnet.Bottleneck = type("Absent", (), {})  # type: ignore[attr-defined]
-sys.modules[resnet.__name__] = resnet
-from zennit.canonizers import SequentialMergeBatchNorm  # noqa: E402
-from zennit.composites import EpsilonGammaBox, EpsilonPlusFlat  # noqa: E402
-from zennit.layer import Sum  # noqa: E402
+sys.path.append(str(Path(__file__).parents[1] / "parity"))
+import torchvision_stub  # noqa: F401
+from zennit.canonizers import SequentialMergeBatchNorm
+from zennit.composites import EpsilonGammaBox, EpsilonPlusFlat
+from zennit.layer import Sum
 
 Arrays = Mapping[str, np.ndarray]
 

@@ -94,6 +94,26 @@ def test_presets_give_each_layer_of_each_branch_its_rule(preset):
     assert np.isfinite(rx).all() and np.isfinite(ry).all() and np.any(rx) and np.any(ry)
 
 
+def test_normalisation_before_the_first_layer_passes_its_relevance_on():
+    x, w = jnp.asarray(np.random.default_rng(2).uniform(size=(2, 4))), np.random.default_rng(3).normal(size=(4, 3))
+    net = lambda x: jax.nn.relu(x @ w) @ np.ones((3, 2))
+    for rules in (jrlrp.epsilon_plus_flat(), jrlrp.deep_taylor(), jrlrp.epsilon_gamma_box(-1.0, 1.0)):
+        inside = jrlrp.relevance(lambda x: net((x - 0.5) / 0.5), rules=rules)(x)
+        np.testing.assert_allclose(inside, jrlrp.relevance(net, rules=rules)(2 * x - 1), rtol=1e-9)
+
+
+def test_gradient_times_input_takes_no_entries():
+    with pytest.raises(jrlrp.ArgumentError, match="beside gradient × input"):
+        Composite([(match("dense"), jrlrp.ZPlus())], base=jrlrp.gradient_times_input())
+
+
+def test_a_plan_shows_what_does_not_fit():
+    plan = jrlrp.plan(net, X, rules=Composite([]))
+    assert "3 without a fitting rule" in str(plan) and "no entry fits" in str(plan)
+    plan = jrlrp.plan(net, X, rules=jrlrp.ZBox(np.zeros(7), 1.0))
+    assert [node.fault is not None for node in plan.nodes if node.kind == "dense"] == [True] * 3
+
+
 def test_gamma_is_for_hidden_convolutions():
     w = np.ones((2, 2, 1, 1))
     conv = lambda x: jax.lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))

@@ -112,8 +112,13 @@ LINEAR_MAPS = {
 }
 
 
-@pytest.mark.parametrize("layer", LAYERS)
-@pytest.mark.parametrize("rule", RULES)
+# A rule in another setting is tested on some of the layers.
+VARIANTS = [name for name in RULES if "," in name or any(c.isdigit() for c in name.replace("alpha 2 beta -1", ""))]
+SOME = ("dense, bias then scale then bias", "conv, bias", "conv, strided", "conv, batch norm", "average pool", "shift")
+CASES = [(rule, layer) for rule in RULES for layer in (SOME if rule in VARIANTS else LAYERS)]
+
+
+@pytest.mark.parametrize(("rule", "layer"), CASES)
 def test_equals_the_explicit_matrix(layer, rule):
     f, shape = LAYERS[layer]
     applied, oracle = RULES[rule]
@@ -161,6 +166,16 @@ def test_a_known_sign_of_the_input_changes_nothing(rule):
         expected = oracle(w, b, inner, np.asarray(r))  # the activation hands its relevance on
         actual = jrlrp.relevance(lambda x, known=known: known(x, 0.0) @ W + B, rules=applied, target=lambda out: r)(x)
         np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-12, err_msg=str(sign))
+
+
+@pytest.mark.parametrize(
+    "rule", [jrlrp.Epsilon(1e-9, "ignore"), jrlrp.Gamma(bias="ignore"), jrlrp.AlphaBeta(bias="ignore")]
+)
+def test_a_large_bias_that_is_ignored_leaves_no_rounding(rule):
+    x, w = jnp.asarray(normal(1, 5), jnp.bfloat16), jnp.asarray(0.03 * W, jnp.bfloat16)
+    r = jrlrp.relevance(lambda x: x @ w + jnp.asarray(10 * B, jnp.bfloat16), rules=rule, target="all")(x)
+    exact = jrlrp.relevance(lambda x: x @ w.astype(float) + 10 * B, rules=rule, target="all")(x.astype(float))
+    np.testing.assert_allclose(np.asarray(r, float), exact, rtol=0.03, atol=0.03 * np.abs(exact).max())
 
 
 def test_units_that_are_zero_pass_nothing_on():
@@ -247,6 +262,9 @@ def test_parameters_may_be_arrays(epsilon):
         (lambda: jrlrp.Gamma(bias="both"), "expected one of 'absorb', 'ignore', 'distribute', 'whole'"),
         (lambda: jrlrp.ZBox(1.0, -1.0), "expected low ≤ high"),
         (lambda: jrlrp.ZBox("0", 1.0), "expected a number or an array of numbers"),
+        (lambda: jrlrp.ZBox([[0, 1], [2]], 3.0), "expected a number or an array of numbers"),
+        (lambda: jrlrp.ZBox(np.zeros(6), np.ones(5)), "expected shapes that go together"),
+        (lambda: jrlrp.Epsilon(relative="yes"), "expected True or False"),
         (lambda: jrlrp.ZBox(0.0, float("inf")), "expected finite bounds"),
         (lambda: jrlrp.Flat(-1.0), "expected a finite epsilon ≥ 0"),
         (lambda: jrlrp.WSquare(None), "expected a finite epsilon ≥ 0"),
