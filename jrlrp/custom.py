@@ -57,7 +57,7 @@ class custom_relevance:  # noqa: N801 - named like jax.custom_vjp
             out, relevance = (jax.tree.unflatten(trees["out"], list(v)) for v in (outputs, relevances))
             return _flattened(self.fun, inputs, rule(inputs, out, relevance))
 
-        results = bind(flat, leaves, flat_rule)
+        results = bind(flat, leaves, update_wrapper(flat_rule, rule))
         return jax.tree.unflatten(trees["out"], results)
 
 

@@ -55,6 +55,28 @@ def interpret(
     return [jnp.asarray(read(v), v.dtype) for v in wanted]
 
 
+def made_before(graph: Graph) -> tuple[Var, ...]:
+    """Return the variables that the steps make and `evaluate_rest` reads."""
+    made = {v for step in graph.steps for v in step.outputs}
+    read = dict.fromkeys((*(v for eqn in graph.rest for v in eqn.inputs), *graph.program.outputs))
+    return tuple(v for v in read if v in made)
+
+
+def evaluate_rest(graph: Graph, values: Mapping[Var, Any]) -> list[Any]:
+    """Return all that the function returns, from the values of its inputs and of `made_before`.
+
+    Nothing of it is part of the pullback of relevance, so that its own derivatives stay what they are.
+    """
+    known: dict[Var, Any] = {**graph.program.constants, **values}
+
+    def read(v: Var) -> Any:
+        return v.value if isinstance(v, Literal) else known[v]
+
+    for eqn in graph.rest:
+        known.update(zip(eqn.outputs, eqn.run([read(v) for v in eqn.inputs]), strict=True))
+    return [jnp.asarray(read(v), v.dtype) for v in graph.program.outputs]
+
+
 @dataclass(frozen=True, repr=False)
 class Transpose(Rule):
     """JAX's own pullback of the node: what native nodes do, as a rule."""

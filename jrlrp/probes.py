@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from jrlrp.errors import ArgumentError
 from jrlrp.graph.build import Graph
+from jrlrp.graph.carriers import CARRY, EMBEDDING
 from jrlrp.graph.layers import wide
 from jrlrp.graph.nodes import Node
 from jrlrp.rules.base import Array, Rule, bound, saturate
@@ -98,9 +99,12 @@ def auditing(graph: Graph, gradient: bool) -> dict[Node, Probe]:
 
 
 def _audit(node: Node, gradient: bool) -> Probe:
+    # What a carrier's cotangent says is multiplied already. An embedding's table is no explained input beside its ids.
+    moves_ids, looks_up = (node.equations[-1].primitive == primitive for primitive in (CARRY, EMBEDDING))
+
     def measure(passage: Passage) -> Array:
-        received = _relevance(passage.received, passage.outputs, gradient)
-        passed = _relevance(passage.passed, passage.inputs, gradient)
+        received = _relevance(passage.received, passage.outputs, gradient and not moves_ids)
+        passed = _relevance(passage.passed, passage.inputs, gradient and not (moves_ids or looks_up))
         kept: Mapping[str, Array] = {}
         if not gradient and len(node.outputs) == 1:
             kept = passage.rule.absorbed(passage.layer, passage.inputs, passage.outputs[0], passage.received[0])

@@ -118,10 +118,11 @@ def _plan_node(node: Node, name: str, rule: Rule | None, fault: str | None) -> P
     return PlanNode(name, node.path, node.kind, rule, *where, fault, node.first, node.last)
 
 
-_STATIC = ("names", "kinds", "rules", "sources")
+_STATIC = ["names", "kinds", "rules", "sources"]
+_TOTALS = ["output", "inputs", "ended"]
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=[*AMOUNTS, "output", "inputs"], meta_fields=list(_STATIC))
+@partial(jax.tree_util.register_dataclass, data_fields=[*AMOUNTS, *_TOTALS], meta_fields=_STATIC)
 @dataclass(frozen=True, repr=False, eq=False)
 class Audit:
     """Where relevance went: one entry for each node, in program order; `print(audit)` shows a table.
@@ -133,6 +134,7 @@ class Audit:
       size_received, size_passed: Σ |R| likewise.
       saturated: how many relevances, and ratios of relevance to a value, were cut off at their bounds.
       output, inputs: Σ R that the output began with, and that reached the explained inputs.
+      ended: what of the former began where the output depends on no explained input.
     """
 
     names: tuple[str, ...]
@@ -148,6 +150,7 @@ class Audit:
     saturated: Any
     output: Any
     inputs: Any
+    ended: Any
 
     @property
     def absorbed(self) -> Any:
@@ -161,8 +164,8 @@ class Audit:
 
     @property
     def gap(self) -> Any:
-        """Σ R of the output less Σ R of the inputs less all that was absorbed: rounding, unless something is wrong."""
-        return self.output - self.inputs - jnp.sum(self.absorbed, axis=-1)
+        """Σ R of the output less all that is accounted for: rounding, unless something is wrong."""
+        return self.output - self.ended - self.inputs - jnp.sum(self.absorbed, axis=-1)
 
     @property
     def growth(self) -> Any:
@@ -180,7 +183,7 @@ class Audit:
 
 def _over_batch(audit: Audit) -> Audit:
     """Return an audit in NumPy, one under `vmap` as that of the whole batch."""
-    totals = {name: np.asarray(getattr(audit, name)) for name in (*AMOUNTS, "output", "inputs")}
+    totals = {name: np.asarray(getattr(audit, name)) for name in (*AMOUNTS, *_TOTALS)}
     extra = tuple(range(totals["output"].ndim))
     return replace(audit, **{name: np.sum(v, axis=extra) for name, v in totals.items()})
 
@@ -194,6 +197,7 @@ def make_audit(
 ) -> Audit:
     """Return the audit of a graph from what its probes measured."""
     nodes = list(measured)
+    passing = {v for node in nodes for v in node.outputs} | set(graph.explained)
     dtype = jnp.result_type(*measured.values(), *initial) if nodes else jnp.float32
     amounts = jnp.stack([measured[node].astype(dtype) for node in nodes]) if nodes else jnp.zeros((0, len(AMOUNTS)))
     return Audit(
@@ -204,6 +208,7 @@ def make_audit(
         **{name: amounts[:, k] for k, name in enumerate(AMOUNTS)},
         output=_sum(initial, dtype),
         inputs=_sum(shares, dtype),
+        ended=_sum([r for r, v in zip(initial, graph.outputs, strict=True) if v not in passing], dtype),
     )
 
 
@@ -224,6 +229,8 @@ def _audit_lines(audit: Audit) -> list[str]:
     ]
     kept = ", ".join(f"{number(np.sum(c))} {by}" for c, by in zip(columns[2:], head[5:8], strict=True))
     total = f"output {number(audit.output)} = inputs {number(audit.inputs)} + absorbed ({kept}) + gap {audit.gap:.1g}"
+    if abs(audit.ended) > noise:
+        total += f" + {number(audit.ended)} that depends on no explained input"
     lines = [*_table([head, *rows], "<<<" + ">" * 6), total]
     if rows:
         loss, rise = int(np.argmax(np.abs(audit.absorbed))), int(np.argmax(audit.growth))

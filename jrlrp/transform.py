@@ -16,7 +16,7 @@ from jrlrp.graph.carriers import add_carriers
 from jrlrp.graph.kinds import declarations
 from jrlrp.graph.nodes import Node
 from jrlrp.graph.patterns import explain_at_logits
-from jrlrp.interpret import NO_PROBES, interpret
+from jrlrp.interpret import NO_PROBES, evaluate_rest, interpret, made_before
 from jrlrp.probes import Probe
 from jrlrp.rules.base import Rule
 from jrlrp.target import Target, check_outputs
@@ -105,16 +105,23 @@ class Traced:
         graph, rules, count = self.graph, self.rules(), len(self.graph.outputs)
         own, carriers = graph.program.inputs[: len(self.leaves)], graph.program.inputs[len(self.leaves) :]
         inputs = {v: jnp.asarray(leaf, v.dtype) for v, leaf in zip(own, self.leaves, strict=True)}
-        inputs.update({c: jnp.zeros(c.shape, c.dtype) for c in carriers})
+        ids = [v for v in own if jnp.issubdtype(v.dtype, jnp.integer)]
+        inputs.update({c: 0 * inputs[v].astype(c.dtype) for c, v in zip(carriers, ids, strict=True)})
         start = [inputs[v] for v in graph.explained]
+
+        later = made_before(graph)
 
         def run(start, zeros):
             values = {**inputs, **dict(zip(graph.explained, start, strict=True))}
             placed = {node: replace(probes[node], zeros=zero) for node, zero in zip(probes, zeros, strict=True)}
-            outputs = interpret(graph, rules, values, (*graph.outputs, *graph.program.outputs), placed)
+            outputs = interpret(graph, rules, values, (*graph.outputs, *later), placed)
             return outputs[:count], outputs[count:]
 
-        outputs, pull, rest = jax.vjp(run, start, [probe.zeros for probe in probes.values()], has_aux=True)
+        # 0, of what shard_map knows of the inputs' axes: cotangents have to vary as the probes do.
+        axes = sum((jnp.sum(leaf, where=False) for leaf in inputs.values()), jnp.zeros(()))
+        zeros = [jax.tree.map(lambda z: z + axes.astype(z.dtype), probe.zeros) for probe in probes.values()]
+        outputs, pull, found = jax.vjp(run, start, zeros, has_aux=True)
+        rest = evaluate_rest(graph, {**inputs, **dict(zip(later, found, strict=True))})
         value = jax.tree.unflatten(self.out_tree, rest[:count])
         aux = None if self.aux_tree is None else jax.tree.unflatten(self.aux_tree, rest[count:])
 

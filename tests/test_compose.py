@@ -56,6 +56,14 @@ def test_a_batch_is_its_examples(rules):
     np.testing.assert_allclose(nested.reshape(X.shape), single, rtol=1e-9, atol=1e-12)
 
 
+def test_the_value_keeps_its_derivatives(rules):
+    f = lambda x: (jax.nn.log_softmax(net(x)), {"hidden": x.reshape(4, -1) @ np.ones((72, 2)), "scores": net(x)})
+    loss = lambda out: (out[0] ** 2).sum() + (out[1]["hidden"] ** 3).sum() + jnp.sin(out[1]["scores"]).sum()
+    explained = lambda x: jrlrp.value_and_relevance(f, rules=rules, has_aux=True)(x)[0]
+    expected = jax.grad(lambda x: loss(f(x)))(jnp.asarray(X))
+    np.testing.assert_allclose(jax.grad(lambda x: loss(explained(x)))(jnp.asarray(X)), expected, rtol=1e-7)
+
+
 def test_checkpoint_is_transparent(rules):
     expected = jrlrp.relevance(net, rules=rules)(X)
     np.testing.assert_allclose(jrlrp.relevance(jax.checkpoint(net), rules=rules)(X), expected, rtol=1e-9)

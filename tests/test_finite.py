@@ -58,6 +58,13 @@ def test_maps_of_bias_free_networks_do_not_know_the_scale(rules, scale):
         np.testing.assert_allclose(f(x * scale) / scale, f(x), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("rules", [name for name in RULES if name != "relative epsilon"])
+def test_an_example_that_is_not_a_number_spoils_no_other(rules):
+    x = jnp.asarray(X).at[0].set(jnp.nan)
+    r = jrlrp.relevance(net, rules=RULES[rules], target=1)(x)
+    np.testing.assert_allclose(r[1:], jrlrp.relevance(net, rules=RULES[rules], target=1)(jnp.asarray(X))[1:], rtol=1e-9)
+
+
 @pytest.mark.parametrize("rules", RULES)
 def test_a_small_example_beside_a_large_one(rules):
     with jax.enable_x64(False):

@@ -201,7 +201,8 @@ _FINDERS = {
 
 # Primitives that make a constant out of constants: a value that does not vary stays so.
 _CONSTANCY = frozenset(
-    "broadcast_in_dim reshape transpose squeeze slice dynamic_slice rev reduce_max reduce_min reduce_sum".split()
+    """broadcast_in_dim reshape transpose squeeze slice dynamic_slice rev reduce_max reduce_min reduce_sum
+    pvary pcast pbroadcast mesh_cast reshard layout_constraint""".split()
 )
 
 

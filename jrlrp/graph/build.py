@@ -23,13 +23,15 @@ class Graph:
     """A program as nodes.
 
     Attributes:
-      steps: what is to be evaluated, in order: nodes, and the plain equations that hand on no relevance.
+      steps: what leads to the explained outputs, in order: nodes, and the plain equations that hand on no relevance.
+      rest: the plain equations that only other outputs (or effects) of the function need, in order.
       explained, outputs: the variables at which relevance ends and begins.
       ended: the equations at which relevance ends, but for those that only steer an activation or shift a softmax.
     """
 
     program: Program
     steps: tuple[Node | Equation, ...] = field(repr=False)
+    rest: tuple[Equation, ...] = field(repr=False)
     explained: tuple[Var, ...]
     outputs: tuple[Var, ...]
     ended: tuple[Equation, ...]
@@ -83,7 +85,8 @@ def build(
     nodes = [_informed(flow, axes, _real(node)) for node in nodes]
     nodes = sorted(nodes, key=lambda node: flow.position[node.equations[-1]])
     nodes = _placed(_traced_back(nodes))
-    return Graph(program, _schedule(flow, nodes), tuple(explained), tuple(outputs), _ended(flow, nodes))
+    steps, rest = _schedule(flow, nodes)
+    return Graph(program, steps, rest, tuple(explained), tuple(outputs), _ended(flow, nodes))
 
 
 def _customs(flow: Flow, taken: set[Equation]) -> list[Node]:
@@ -315,20 +318,31 @@ def _placed(nodes: list[Node]) -> list[Node]:
     return [replace(node, first=first[node], last=last[node]) for node in nodes]
 
 
-def _schedule(flow: Flow, nodes: Iterable[Node]) -> tuple[Node | Equation, ...]:
-    """Order nodes and plain equations; a plain equation is added wherever a value inside a node is wanted outside."""
-    at = {flow.position[node.equations[-1]]: node for node in nodes}
-    inside = {eqn for node in at.values() for eqn in node.equations}
-    made = {v for node in at.values() for v in node.outputs}
-    needed = set(flow.program.outputs).union(*(node.constants for node in at.values()))
+def _schedule(flow: Flow, nodes: Iterable[Node]) -> tuple[tuple[Node | Equation, ...], tuple[Equation, ...]]:
+    """Order nodes and the plain equations that they need, and the plain equations that only other outputs need.
+
+    A plain equation is added wherever a value inside a node is wanted outside.
+    """
+    at: dict[int, Node | Equation] = {flow.position[node.equations[-1]]: node for node in nodes}
+    inside = {eqn for node in nodes for eqn in node.equations}
+    made = {v for node in nodes for v in node.outputs}
+    constants = {v for node in nodes for v in node.constants}
+    before = _plain(flow, made, constants.union(flow.outputs))
+    made.update(v for eqn in before.values() for v in eqn.outputs)
+    effects = {eqn for eqn in flow.program.equations if eqn.has_effects and eqn not in inside}
+    rest = _plain(flow, made, set(flow.program.outputs), effects - set(before.values()))
+    steps = {**before, **at}
+    return tuple(steps[k] for k in sorted(steps)), tuple(rest[k] for k in sorted(rest))
+
+
+def _plain(flow: Flow, made: set[Var], needed: set[Var], always: Iterable[Equation] = ()) -> dict[int, Equation]:
+    """Return by position the equations that make what is needed and not made yet."""
     plain: dict[int, Equation] = {}
     for eqn in reversed(flow.program.equations):
-        wanted = needed.intersection(eqn.outputs)
-        if (eqn in inside and wanted - made) or (eqn not in inside and (wanted or eqn.has_effects)):
+        if (needed & set(eqn.outputs)) - made or eqn in always:
             plain[flow.position[eqn]] = eqn
             needed.update(eqn.inputs)
-    steps: dict[int, Node | Equation] = {**plain, **at}
-    return tuple(steps[k] for k in sorted(steps))
+    return plain
 
 
 def _ended(flow: Flow, nodes: Iterable[Node]) -> tuple[Equation, ...]:

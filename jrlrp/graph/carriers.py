@@ -32,10 +32,12 @@ class _Companions:
     def ones(self) -> list[Equation]:
         """Return the equations of the inputs' masks."""
 
-        def one(shape):
-            return lambda: [jnp.ones(shape, np.float32)]
+        def one(ids):
+            return [0 * ids.astype(np.float32) + 1]
 
-        return [Added("full", (), (mask,), {}, "", "", None, one(mask.shape)) for mask in self.mask.values()]
+        return [
+            Added("full", (ids,), (self.mask[carrier],), {}, "", "", None, one) for ids, carrier in self.carrier.items()
+        ]
 
     def beside(self, eqn: Equation, inputs: Sequence[Var], function: Callable, places: Callable) -> list[Equation]:
         """Return an equation with those of its outputs' carriers and masks, `function` of those among `inputs`."""
@@ -149,7 +151,7 @@ def _move(eqn: Equation, data: Sequence[int], companions: _Companions) -> list[E
     overrides = {"fill_value": 0.0} if "fill_value" in eqn.params else {}
 
     def move(*values):
-        moved = [jnp.zeros(jnp.shape(v), np.float32) if k in plain else v for k, v in enumerate(values)]
+        moved = [0 * jnp.asarray(v).astype(np.float32) if k in plain else v for k, v in enumerate(values)]
         return eqn.bind_all(moved, **overrides)
 
     return companions.beside(eqn, inputs, move, lambda operand, axis: image(eqn, operand, axis))

@@ -160,7 +160,7 @@ class LinearLayer(Layer):
         if not isinstance(node.core, DepthwiseConv):
             (out,) = jax.linear_transpose(lambda x: self.map(x, weight), self._input)(r.astype(self.dtype))
             return out
-        at_core = jax.ShapeDtypeStruct(node.core.output.shape, self.dtype)
+        at_core = self._input.update(shape=node.core.output.shape)
         (r,) = jax.linear_transpose(lambda z: self._follow(z, weight), at_core)(r.astype(self.dtype))
         return node.core.pull(r, self._own_weight if weight is None else weight)
 
@@ -193,11 +193,14 @@ def zero_after(relevance: Array) -> Array:
 
 
 def _zero(relevance: Array) -> Array:
-    return jnp.sum(relevance.reshape(-1)[:0])  # of relevance, for what shard_map knows of its axes
+    return jnp.sum(relevance, where=False)  # of relevance, for what shard_map knows of its axes
 
 
 def _waiting_zero(relevance: Array) -> Array:
-    return 0 * relevance[(0,) * relevance.ndim] if relevance.size else _zero(relevance)
+    if not relevance.size or any(jax.typeof(relevance).sharding.spec):  # one entry of a sharded array is nowhere
+        return _zero(relevance)
+    first = relevance[(0,) * relevance.ndim]
+    return jnp.where(jnp.isfinite(first), 0 * first, 0)
 
 
 @zero_after.def_vmap

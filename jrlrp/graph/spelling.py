@@ -24,6 +24,8 @@ _POOL = ("window_dimensions", "window_strides", "padding", "window_dilation")
 def respelled(eqn: Equation) -> Equation:
     """Return the equation in its better spelling, if it has one."""
     own = (eqn.primitive, eqn.inputs, eqn.outputs, eqn.params, eqn.path, eqn.source, eqn.eqn)
+    if not jnp.issubdtype(eqn.output.dtype, jnp.floating):
+        return eqn
     if eqn.declared is None and eqn.primitive == "conv_general_dilated" and _is_depthwise(eqn):
         return DepthwiseConv(*own)
     if eqn.declared is None and eqn.primitive == "reduce_window_max" and set(eqn.params["base_dilation"]) <= {1}:
@@ -134,7 +136,8 @@ def _depthwise(strides, padding, dilation, taps_apart, numbers, shape, groups) -
         return jnp.transpose(z, _inverse(out_places))
 
     def pull(r, w):
-        return jax.linear_transpose(lambda x: conv(x, w), jax.ShapeDtypeStruct(shape, r.dtype))(r)[0]
+        at_input = jax.typeof(r).update(shape=shape, weak_type=False)  # with what shard_map knows of its axes
+        return jax.linear_transpose(lambda x: conv(x, w), at_input)(r)[0]
 
     def pull_taps(r, w):
         """The convolution of r by the flipped kernel: strides and dilation of the input change places."""

@@ -63,6 +63,8 @@ class Gamma(LinearRule):
             parts, total = self._generalised(layer, x, linear, sign)
         if bias is not None and self.bias != "whole":
             bias = bias + self.gamma * (bias + sign * jnp.abs(bias)) / 2
+        if bias is not None:
+            bias = bias * jnp.abs(sign)  # units that pass nothing on
         yield Portion(parts, total if bias is None else total + bias, self.epsilon, bias)
 
     def _classic(self, layer: Any, x: Array, linear: Array) -> tuple[list[Part], Array]:

@@ -4,6 +4,7 @@ To JAX it is its own body: it evaluates, differentiates and compiles as the func
 mapped with the body.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -31,7 +32,7 @@ def bind(fun: Callable, leaves: Sequence[Any], rule: Callable) -> list[Any]:
         outputs, relevances = (list(v) if isinstance(v, (tuple, list)) else [v] for v in (outputs, relevances))
         return [None] * count + list(rule(operands[count:], outputs, relevances))
 
-    return custom_call_p.bind(*operands, jaxpr=body, rule=rule_of_all)
+    return custom_call_p.bind(*operands, jaxpr=body, rule=functools.update_wrapper(rule_of_all, rule))
 
 
 def _evaluate(*operands: Any, jaxpr: Any, rule: Callable) -> list[Any]:
@@ -50,7 +51,9 @@ def _batched(
             for r, dim in zip(shares, dims, strict=True)
         ]
 
-    results = custom_call_p.bind(*operands, jaxpr=jax.make_jaxpr(mapped)(*operands), rule=mapped_rule)
+    results = custom_call_p.bind(
+        *operands, jaxpr=jax.make_jaxpr(mapped)(*operands), rule=functools.update_wrapper(mapped_rule, rule)
+    )
     return results, [0] * len(results)
 
 

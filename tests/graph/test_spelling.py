@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh, PartitionSpec
 
 import jrlrp
 from jrlrp.graph.normalise import normalise
@@ -63,6 +64,23 @@ def test_a_depthwise_convolution_in_bf16_sums_in_float32():
     assert value.dtype == r.dtype == jnp.bfloat16
     exact = conv(x.astype(jnp.float32), w.astype(jnp.float32))
     np.testing.assert_allclose(value.astype(jnp.float32), exact, rtol=2**-8)
+
+
+@pytest.mark.parametrize("rules", [jrlrp.epsilon(), jrlrp.ZPlus(), jrlrp.Flat(), jrlrp.relative()])
+def test_depthwise_convolutions_and_max_pools_inside_shard_map(rules):
+    x, w = jnp.asarray(RNG.normal(size=(4, 6, 6, 3))), jnp.asarray(RNG.normal(size=(3, 3, 1, 3)))
+    options = {"dimension_numbers": LAYOUTS["NHWC"][0], "feature_group_count": 3}
+
+    def net(x, w):
+        z = jax.lax.conv_general_dilated(x, w, (1, 1), "SAME", **options) * 2.0 + 1.0
+        return jax.lax.reduce_window(jax.nn.relu(z), -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID").sum(
+            (1, 2)
+        )
+
+    explain = lambda x, w: jrlrp.relevance(net, rules=rules)(x, w)
+    mesh, along, whole = Mesh(jax.devices(), ("data",)), PartitionSpec("data"), PartitionSpec()
+    mapped = jax.jit(jax.shard_map(explain, mesh=mesh, in_specs=(along, whole), out_specs=along))
+    np.testing.assert_allclose(mapped(x, w), explain(x, w), rtol=1e-9, atol=1e-12)
 
 
 POOLS = [
