@@ -24,7 +24,7 @@ _POOL = ("window_dimensions", "window_strides", "padding", "window_dilation")
 def respelled(eqn: Equation) -> Equation:
     """Return the equation in its better spelling, if it has one."""
     own = (eqn.primitive, eqn.inputs, eqn.outputs, eqn.params, eqn.path, eqn.source, eqn.eqn)
-    if not jnp.issubdtype(eqn.output.dtype, jnp.floating):
+    if not all(jnp.issubdtype(v.dtype, jnp.floating) for v in eqn.outputs):
         return eqn
     if eqn.declared is None and eqn.primitive == "conv_general_dilated" and _is_depthwise(eqn):
         return DepthwiseConv(*own)
