@@ -32,9 +32,9 @@ def value_and_relevance(
     Returns:
       A function that returns `(value, R)`, or `((value, aux), R)` with `has_aux`; R is `(R, captured)` with `capture`.
     """
-    wanted, patterns = as_target(target), as_patterns(capture)
+    patterns = as_patterns(capture)
     chosen = options(
-        fun, rules, argnums=argnums, target=wanted, has_aux=has_aux, unknown=unknown, primitives=primitives
+        fun, rules, argnums=argnums, target=as_target(target), has_aux=has_aux, unknown=unknown, primitives=primitives
     )
 
     @wraps(fun)
@@ -207,9 +207,8 @@ def audit(
     Raises:
       As `relevance`.
     """
-    wanted = as_target(target)
     chosen = options(
-        fun, rules, argnums=argnums, target=wanted, has_aux=has_aux, unknown=unknown, primitives=primitives
+        fun, rules, argnums=argnums, target=as_target(target), has_aux=has_aux, unknown=unknown, primitives=primitives
     )
     traced = trace_function(fun, args, kwargs, chosen)
     passed = traced.explain(auditing(traced.graph, traced.gradient))
@@ -217,5 +216,4 @@ def audit(
     shares, measured = passed.propagate(initial)
     if traced.gradient:
         initial = jax.tree.map(lambda g, z: g * z, initial, passed.out)
-    rules_of = {} if traced.gradient else traced.rules()
-    return make_audit(traced.graph, rules_of, measured, jax.tree.leaves(initial), jax.tree.leaves(shares))
+    return make_audit(traced.graph, passed.rules, measured, jax.tree.leaves(initial), jax.tree.leaves(shares))

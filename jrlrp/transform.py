@@ -47,7 +47,7 @@ def options(
     unknown: str = "error",
     primitives: Any = None,
 ) -> Options:
-    """Return the options of a call that explains `fun`.
+    """Return the options of a call that explains `fun`; without a target, relevance is given to the call's result.
 
     Raises:
       ArgumentError: for what is wrong about them on its own.
@@ -66,12 +66,14 @@ class Explained:
     Attributes:
       out: the explained output: the value, or the logits of a final softmax.
       value, aux: what the function returned.
+      rules: the rule of each node; one without has JAX's transpose for it.
       propagate: takes relevance of `out` to that of the explained arguments, and what the probes measured.
     """
 
     out: Any
     value: Any
     aux: Any
+    rules: Mapping[Node, Rule]
     propagate: Callable[[Any], tuple[tuple[Any, ...], dict[Node, Any]]]
 
 
@@ -132,7 +134,7 @@ class Traced:
                 shares = [g if v in carriers else x * g for v, x, g in pairs]
             return jax.tree.unflatten(self.in_tree, shares), dict(zip(probes, measured, strict=True))
 
-        return Explained(jax.tree.unflatten(self.out_tree, outputs), value, aux, propagate)
+        return Explained(jax.tree.unflatten(self.out_tree, outputs), value, aux, rules, propagate)
 
     def initial(self, out: Any) -> Any:
         """Return what the target sends back from the explained output: relevance, or a gradient."""

@@ -6,12 +6,12 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jrlrp.rules.base import Array, check_epsilon
-from jrlrp.rules.linear import BIAS, LinearRule, Part, Portion, check_bias, needs_weights
+from jrlrp.rules.base import Array
+from jrlrp.rules.linear import BIAS, Part, Portion, WeightRule
 
 
 @dataclass(frozen=True, repr=False)
-class AlphaBeta(LinearRule):
+class AlphaBeta(WeightRule):
     """Share α of the relevance among the positive contributions and β among the negative ones.
 
     R_i = Σ_j (α z_ij⁺ / st(Σ_i z_ij⁺ + b_j⁺) + β z_ij⁻ / st(Σ_i z_ij⁻ + b_j⁻)) R_j, with α + β = 1.
@@ -32,18 +32,16 @@ class AlphaBeta(LinearRule):
     Source: Bach et al. 2015, eq. (60).
     """
 
+    policies = (*BIAS, "whole")
+
     alpha: Any = 2.0
     beta: Any = -1.0
     epsilon: Any = 1e-6
     bias: str = "absorb"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.require(lambda a, b: abs(a + b - 1) <= 1e-5, "alpha + beta = 1", "alpha", "beta")
-        check_epsilon(self)
-        check_bias(self, (*BIAS, "whole"))
-
-    def unfit(self, node: Any) -> str | None:
-        return needs_weights(self, node)
 
     def portions(self, layer: Any, x: Array, output: Array) -> Iterable[Portion]:
         halves = _halves(x, layer.ranges[0])
@@ -80,7 +78,7 @@ def _contributions(layer: Any, halves: dict[int, Array], sign: int) -> list[Part
 
 
 @dataclass(frozen=True, repr=False)
-class ZPlus(LinearRule):
+class ZPlus(WeightRule):
     """Share relevance among the positive contributions only: R_i = Σ_j z_ij⁺ / st(Σ_i z_ij⁺ + b_j⁺) · R_j.
 
     Args:
@@ -93,15 +91,10 @@ class ZPlus(LinearRule):
     Source: Montavon et al. 2017, "Explaining nonlinear classification decisions with deep Taylor decomposition".
     """
 
+    policies = AlphaBeta.policies
+
     epsilon: Any = 1e-6
     bias: str = "absorb"
-
-    def __post_init__(self) -> None:
-        check_epsilon(self)
-        check_bias(self, (*BIAS, "whole"))
-
-    def unfit(self, node: Any) -> str | None:
-        return needs_weights(self, node)
 
     def portions(self, layer: Any, x: Array, output: Array) -> Iterable[Portion]:
         return AlphaBeta(1.0, 0.0, self.epsilon, self.bias).portions(layer, x, output)

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from jrlrp.errors import RuleError
-from jrlrp.rules.base import Array, check_epsilon, root_mean_square, spread
-from jrlrp.rules.linear import LinearRule, Part, Portion, check_bias
+from jrlrp.rules.base import Array, root_mean_square, spread
+from jrlrp.rules.linear import LinearRule, Part, Portion
 
 
 @dataclass(frozen=True, repr=False)
@@ -32,8 +32,7 @@ class Epsilon(LinearRule):
     relative: bool = False
 
     def __post_init__(self) -> None:
-        check_epsilon(self)
-        check_bias(self)
+        super().__post_init__()
         if not isinstance(self.relative, bool):
             raise RuleError(f"Epsilon(relative={self.relative!r}): expected True or False.")
 
@@ -63,9 +62,6 @@ class Zero(LinearRule):
     """
 
     bias: str = "absorb"
-
-    def __post_init__(self) -> None:
-        check_bias(self)
 
     def portions(self, layer: Any, x: Array, output: Array) -> Iterable[Portion]:
         return Epsilon(0.0, self.bias).portions(layer, x, output)

@@ -7,14 +7,14 @@ from typing import Any
 import jax.numpy as jnp
 
 from jrlrp.errors import RuleError
-from jrlrp.rules.base import Array, check_epsilon
-from jrlrp.rules.linear import BIAS, LinearRule, Part, Portion, check_bias, needs_weights
+from jrlrp.rules.base import Array
+from jrlrp.rules.linear import BIAS, Part, Portion, WeightRule
 
 VARIANTS = ("generalised", "classic")
 
 
 @dataclass(frozen=True, repr=False)
-class Gamma(LinearRule):
+class Gamma(WeightRule):
     """Share relevance by contribution, those of the output's sign counting 1 + γ times.
 
     Generalised: R_i = Σ_j (z_ij + γ z_ij^s) / st(z_j + γ (Σ_i z_ij^s + b_j^s)) · R_j, where s is the sign of z_j and
@@ -35,20 +35,18 @@ class Gamma(LinearRule):
     "Learning domain invariant representations by joint Wasserstein distance minimization" (generalised).
     """
 
+    policies = (*BIAS, "whole")
+
     gamma: Any = 0.25
     epsilon: Any = 1e-6
     bias: str = "absorb"
     variant: str = "generalised"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.require(lambda g: (g >= 0) & (g < float("inf")), "a finite gamma ≥ 0", "gamma")
-        check_epsilon(self)
-        check_bias(self, (*BIAS, "whole"))
         if self.variant not in VARIANTS:
             raise RuleError(f"Gamma(variant={self.variant!r}): expected one of {', '.join(map(repr, VARIANTS))}.")
-
-    def unfit(self, node: Any) -> str | None:
-        return needs_weights(self, node)
 
     def portions(self, layer: Any, x: Array, output: Array) -> Iterable[Portion]:
         bias = None if self.bias == "ignore" else layer.bias

@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jrlrp.errors import RuleError
-from jrlrp.rules.base import Array, bound, check_epsilon, is_number
-from jrlrp.rules.linear import LinearRule, Part, Portion, check_bias, needs_weights
+from jrlrp.rules.base import Array, bound, is_number
+from jrlrp.rules.linear import Part, Portion, WeightRule
 
 
 @dataclass(frozen=True, repr=False)
-class Flat(LinearRule):
+class Flat(WeightRule):
     """Spread relevance evenly: R_i = Σ_j R_j / n_j, with n_j the number of inputs that reach unit j.
 
     Args:
@@ -29,18 +29,12 @@ class Flat(LinearRule):
 
     epsilon: Any = 1e-6
 
-    def __post_init__(self) -> None:
-        check_epsilon(self)
-
-    def unfit(self, node: Any) -> str | None:
-        return needs_weights(self, node)
-
     def portions(self, layer: Any, x: Array, output: Array) -> Iterable[Portion]:
         yield Portion([Part(jnp.ones((), x.dtype), layer.ones)], layer.counts, self.epsilon)
 
 
 @dataclass(frozen=True, repr=False)
-class WSquare(LinearRule):
+class WSquare(WeightRule):
     """Share relevance by squared weights: R_i = Σ_j w_ij² / st(Σ_i w_ij²) · R_j.
 
     Args:
@@ -53,15 +47,10 @@ class WSquare(LinearRule):
     Source: Montavon et al. 2017, "Explaining nonlinear classification decisions with deep Taylor decomposition".
     """
 
+    policies = ("ignore", "absorb")
+
     epsilon: Any = 1e-6
     bias: str = "ignore"
-
-    def __post_init__(self) -> None:
-        check_epsilon(self)
-        check_bias(self, ("ignore", "absorb"))
-
-    def unfit(self, node: Any) -> str | None:
-        return needs_weights(self, node)
 
     def portions(self, layer: Any, x: Array, output: Array) -> Iterable[Portion]:
         one = jnp.ones((), x.dtype)
@@ -83,7 +72,7 @@ class WSquare(LinearRule):
 
 
 @dataclass(frozen=True, repr=False)
-class ZBox(LinearRule):
+class ZBox(WeightRule):
     """Share relevance by contribution, as seen from the corners of the box that inputs lie in.
 
     R_i = Σ_j (x_i w_ij − l_i w_ij⁺ − h_i w_ij⁻) / st(Σ_i (x_i w_ij − l_i w_ij⁺ − h_i w_ij⁻)) · R_j.
@@ -104,7 +93,7 @@ class ZBox(LinearRule):
     epsilon: Any = 1e-6
 
     def __post_init__(self) -> None:
-        check_epsilon(self)
+        super().__post_init__()
         for name in ("low", "high"):
             value = getattr(self, name)
             if isinstance(value, (list, tuple)) and len(set(map(np.shape, value))) == 1:
@@ -132,7 +121,7 @@ class ZBox(LinearRule):
                 fits = False
             if not fits:
                 return f"{name} has shape {given}, which does not broadcast to the layer's input of shape {shape}"
-        return needs_weights(self, node)
+        return super().unfit(node)
 
     def portions(self, layer: Any, x: Array, output: Array) -> Iterable[Portion]:
         above, below = x - jnp.asarray(self.low, x.dtype), x - jnp.asarray(self.high, x.dtype)

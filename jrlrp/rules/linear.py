@@ -1,13 +1,13 @@
 """The step that all classical rules of linear layers share: relevance in proportion to contributions."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 
 from jrlrp.errors import RuleError
-from jrlrp.rules.base import Array, Rule, ratio, ratio_bound, stabilize
+from jrlrp.rules.base import Array, Rule, check_epsilon, ratio, ratio_bound, stabilize
 
 LINEAR_KINDS = frozenset({"conv", "dense", "linear", "scale", "average_pool"})
 BIAS = ("absorb", "ignore", "distribute")
@@ -49,11 +49,22 @@ class LinearRule(Rule):
     `ones` (weights of one), `unit_input`, `counts` (how many inputs reach each unit), `ranges` (of the input),
     `map(x, weight=None)` and its transpose `pull(r, weight=None)`. A field `bias` set to "distribute" spreads the
     bias's part of each portion over the inputs.
+
+    Fields named `epsilon` and `bias` are checked: `policies` are the values that `bias` may have.
     """
 
     kinds = LINEAR_KINDS
+    policies: ClassVar[Sequence[str]] = BIAS
 
     bias: str = "absorb"
+
+    def __post_init__(self) -> None:
+        names = {field.name for field in fields(self)}
+        if "epsilon" in names:
+            check_epsilon(self)
+        if "bias" in names and self.bias not in self.policies:
+            expected = ", ".join(map(repr, self.policies))
+            raise RuleError(f"{type(self).__name__}(bias={self.bias!r}): expected one of {expected}.")
 
     def portions(self, layer: Any, x: Array, output: Array) -> Iterable[Portion]:
         """Return what is shared, for the layer's input `x` and output."""
@@ -83,15 +94,10 @@ class LinearRule(Rule):
         return kept
 
 
-def check_bias(rule: Rule, allowed: Sequence[str] = BIAS) -> None:
-    """Raise RuleError unless the rule's bias policy is one of those allowed."""
-    bias = getattr(rule, "bias", None)
-    if bias not in allowed:
-        raise RuleError(f"{type(rule).__name__}(bias={bias!r}): expected one of {', '.join(map(repr, allowed))}.")
+class WeightRule(LinearRule):
+    """A rule that looks at single weights, which maps of kind "linear" do not have."""
 
-
-def needs_weights(rule: Rule, node: Any) -> str | None:
-    """Say that a rule which looks at weights cannot serve a map that has none."""
-    if node.kind != "linear":
-        return None
-    return f"{type(rule).__name__} looks at single weights, and this map has none; Epsilon, Zero or Relative fit"
+    def unfit(self, node: Any) -> str | None:
+        if node.kind != "linear":
+            return None
+        return f"{type(self).__name__} looks at single weights, and this map has none; Epsilon, Zero or Relative fit"

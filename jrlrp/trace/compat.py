@@ -11,8 +11,7 @@ from typing import Any
 import jax
 import jax.extend.core as jex
 from jax.extend import source_info_util
-
-from jrlrp.trace.custom_call import custom_call_p
+from jax.interpreters import ad, batching, mlir
 
 # Primitives that only call a jaxpr, and the parameter that holds it.
 _CALLS = {
@@ -64,11 +63,6 @@ def called(eqn: Any) -> Any | None:
     return jaxpr if hasattr(jaxpr, "eqns") or hasattr(jaxpr, "jaxpr") else None
 
 
-def rule_of_call(eqn: Any) -> Any | None:
-    """Return the rule of a function that its user gave one by `custom_relevance`."""
-    return eqn.params["rule"] if eqn.primitive is custom_call_p else None
-
-
 def is_literal(atom: Any) -> bool:
     return isinstance(atom, jex.Literal)
 
@@ -98,6 +92,31 @@ def source_of(eqn: Any) -> str:
 def _shortened(name: str) -> str:
     relative = os.path.relpath(name) if os.path.isabs(name) and os.path.splitdrive(name)[0] == "" else name
     return name if relative.startswith(os.pardir) else relative
+
+
+def as_function(jaxpr: Any) -> Callable:
+    """Return a closed jaxpr as a function of arrays, returning a list of them."""
+    return jex.jaxpr_as_fun(jaxpr)
+
+
+def new_primitive(name: str, evaluate: Callable, avals: Callable, batched: Callable) -> Any:
+    """Return a primitive that evaluates, compiles and differentiates as the function `evaluate(*operands, **params)`.
+
+    `avals(*operands, **params)` says what it returns; `batched(operands, dims, **params)` is it under `vmap`.
+    """
+    primitive = jex.Primitive(name)
+    primitive.multiple_results = True
+
+    def jvp(primals: Sequence[Any], tangents: Sequence[Any], **params: Any) -> tuple[Any, Any]:
+        filled = [ad.instantiate_zeros(t) for t in tangents]
+        return jax.jvp(lambda *operands: evaluate(*operands, **params), list(primals), filled)
+
+    primitive.def_impl(evaluate)
+    primitive.def_abstract_eval(avals)
+    mlir.register_lowering(primitive, mlir.lower_fun(evaluate, multiple_results=True))
+    batching.primitive_batchers[primitive] = batched
+    ad.primitive_jvps[primitive] = jvp
+    return primitive
 
 
 def run(eqn: Any, values: Sequence[Any]) -> list[Any]:

@@ -9,12 +9,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.extend.core as jex
 import jax.numpy as jnp
-from jax.interpreters import ad, batching, mlir
 
-custom_call_p = jex.Primitive("custom_relevance")
-custom_call_p.multiple_results = True
+from jrlrp.trace import compat
 
 
 def bind(fun: Callable, leaves: Sequence[Any], rule: Callable) -> list[Any]:
@@ -32,17 +29,17 @@ def bind(fun: Callable, leaves: Sequence[Any], rule: Callable) -> list[Any]:
         outputs, relevances = (list(v) if isinstance(v, (tuple, list)) else [v] for v in (outputs, relevances))
         return [None] * count + list(rule(operands[count:], outputs, relevances))
 
-    return custom_call_p.bind(*operands, jaxpr=body, rule=functools.update_wrapper(rule_of_all, rule))
+    return _custom_call_p.bind(*operands, jaxpr=body, rule=functools.update_wrapper(rule_of_all, rule))
 
 
 def _evaluate(*operands: Any, jaxpr: Any, rule: Callable) -> list[Any]:
-    return jex.jaxpr_as_fun(jaxpr)(*operands)
+    return compat.as_function(jaxpr)(*operands)
 
 
 def _batched(
     operands: Sequence[Any], dims: Sequence[Any], *, jaxpr: Any, rule: Callable
 ) -> tuple[list[Any], list[int]]:
-    mapped = jax.vmap(jex.jaxpr_as_fun(jaxpr), in_axes=tuple(dims))
+    mapped = jax.vmap(compat.as_function(jaxpr), in_axes=tuple(dims))
 
     def mapped_rule(operands, outputs, relevances):
         shares = jax.vmap(rule, in_axes=(list(dims), 0, 0))(list(operands), outputs, relevances)
@@ -51,18 +48,17 @@ def _batched(
             for r, dim in zip(shares, dims, strict=True)
         ]
 
-    results = custom_call_p.bind(
+    results = _custom_call_p.bind(
         *operands, jaxpr=jax.make_jaxpr(mapped)(*operands), rule=functools.update_wrapper(mapped_rule, rule)
     )
     return results, [0] * len(results)
 
 
-def _jvp(primals: Sequence[Any], tangents: Sequence[Any], *, jaxpr: Any, rule: Callable) -> tuple[Any, Any]:
-    return jax.jvp(jex.jaxpr_as_fun(jaxpr), list(primals), [ad.instantiate_zeros(t) for t in tangents])
+_custom_call_p = compat.new_primitive(
+    "custom_relevance", _evaluate, lambda *operands, jaxpr, rule: jaxpr.out_avals, _batched
+)
 
 
-custom_call_p.def_impl(_evaluate)
-custom_call_p.def_abstract_eval(lambda *operands, jaxpr, rule: jaxpr.out_avals)
-mlir.register_lowering(custom_call_p, mlir.lower_fun(_evaluate, multiple_results=True))
-batching.primitive_batchers[custom_call_p] = _batched
-ad.primitive_jvps[custom_call_p] = _jvp
+def rule_of(eqn: Any) -> Callable | None:
+    """Return the rule that an equation of a jaxpr carries, None if it is not such a call."""
+    return eqn.params["rule"] if eqn.primitive is _custom_call_p else None

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jrlrp.trace import compat
+from jrlrp.trace import compat, custom_call
 
 
 class Var:
@@ -148,7 +148,7 @@ class _Inliner:
             line = compat.source_of(eqn) or source
             arguments = [read(v) for v in eqn.invars]
             name = eqn.primitive.name
-            declared = compat.rule_of_call(eqn) or self.declared.get(name)
+            declared = custom_call.rule_of(eqn) or self.declared.get(name)
             kept = declared is not None or (self.keep_custom and name in compat.CUSTOM)
             inner = None if kept else compat.called(eqn)
             if inner is not None:

@@ -182,11 +182,10 @@ def test_a_large_bias_that_is_ignored_leaves_no_rounding(rule):
 def test_gamma_passes_nothing_on_where_the_output_is_zero(bias):
     f = lambda x: x @ jnp.ones((2, 1)) - jnp.asarray([3.0])
     x = jnp.asarray([1.0, 2.0])
-    for target in (lambda out: jnp.ones(1),):
-        r = jrlrp.relevance(f, rules=jrlrp.Gamma(bias=bias), target=target)(x)
-        np.testing.assert_allclose(r, 0.0)
-        audit = jrlrp.audit(f, x, rules=jrlrp.Gamma(bias=bias), target=target)
-        np.testing.assert_allclose((audit.bias, audit.other + audit.stabilizer), [[0.0], [1.0]])
+    options = {"rules": jrlrp.Gamma(bias=bias), "target": lambda out: jnp.ones(1)}
+    np.testing.assert_allclose(jrlrp.relevance(f, **options)(x), 0.0)
+    audit = jrlrp.audit(f, x, **options)
+    np.testing.assert_allclose((audit.bias, audit.other + audit.stabilizer), [[0.0], [1.0]])
 
 
 def test_units_that_are_zero_pass_nothing_on():
