@@ -20,6 +20,12 @@ class RuleError(JrlrpError, ValueError):
     """A rule's parameter outside its domain, or a node that no rule of the composite fits."""
 
 
+_LOOP = (
+    "\nNothing can come back through a while loop, whose number of turns is not known when it is traced: write it as "
+    "jax.lax.scan, or as jax.lax.fori_loop with bounds that are Python integers."
+)
+
+
 class UnsupportedError(JrlrpError, TypeError):
     """Equations on the way from the explained inputs to the output that no rule explains.
 
@@ -35,6 +41,8 @@ class UnsupportedError(JrlrpError, TypeError):
             "Ways out: rewrite the line in jax.numpy operations that have one; declare what the primitive does "
             'with jrlrp.register_kind(name, kind); cut it off with jax.lax.stop_gradient; or pass unknown="gradient" '
             "to share relevance there by gradient × input."
+            + _LOOP
+            * any(node.equations[-1].primitive == "while" for node in self.nodes)
         )
 
 

@@ -1,7 +1,7 @@
 """Run a graph forwards so that its pullback is relevance: each node has its rule for a derivative."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jrlrp.errors import RuleError, describe
-from jrlrp.graph.build import Graph
+from jrlrp.graph.graph import Graph
 from jrlrp.graph.layers import layer_of, wide
-from jrlrp.graph.nodes import Node
+from jrlrp.graph.nodes import Control, Node
 from jrlrp.probes import Passage, Probe
 from jrlrp.rules.base import Rule, saturate
-from jrlrp.trace.inline import Equation, Literal, Var
+from jrlrp.trace.program import Equation, Literal, Var
 
 NO_PROBES: Mapping[Node, Probe] = MappingProxyType({})
 
@@ -37,7 +37,7 @@ def interpret(
       probes: what to measure of the nodes' relevance.
     """
     values: dict[Var, Any] = {**graph.program.constants, **inputs}
-    carrying = {v for node in graph.nodes for v in node.outputs} | set(graph.explained)
+    carrying = {v for node in graph.own_nodes for v in node.outputs} | set(graph.explained)
 
     def read(v: Var) -> Any:
         return v.value if isinstance(v, Literal) else values[v]
@@ -46,6 +46,8 @@ def interpret(
         if isinstance(step, Equation):  # it hands on no relevance, so nothing has to be differentiated
             arguments = [jax.lax.stop_gradient(read(v)) if v in carrying else read(v) for v in step.inputs]
             results: Sequence[Any] = step.run(arguments)
+        elif isinstance(step, Control):
+            results = _run_bodies(step, rules, {v: read(v) for v in step.flow.inputs}, probes)
         else:
             arguments, constants = [read(v) for v in step.inputs], [read(v) for v in step.constants]
             rule, probe = rules.get(step), probes.get(step)
@@ -53,6 +55,26 @@ def interpret(
             results = step.run(arguments, constants) if plain else _bind(step, rule, arguments, constants, probe)
         values.update(zip(step.outputs, results, strict=True))
     return [jnp.asarray(read(v), v.dtype) for v in wanted]
+
+
+def _run_bodies(
+    node: Control, rules: Mapping[Node, Rule], values: Mapping[Var, Any], probes: Mapping[Node, Probe]
+) -> list[Any]:
+    """Evaluate control flow with its bodies interpreted, and return the values of the node's outputs."""
+    inner = [inside for body in node.bodies for inside in body.nodes if inside in probes]
+
+    def evaluate(body: Graph) -> Callable:
+        def run(inputs: Sequence[Any], zeros: Sequence[Any]) -> list[Any]:
+            here = {inside: replace(probes[inside], zeros=zero) for inside, zero in zip(inner, zeros, strict=True)}
+            own = dict(zip(body.program.inputs, inputs, strict=True))
+            return interpret(body, rules, own, body.program.outputs, here)
+
+        return run
+
+    along = [probes[inside].zeros for inside in inner]
+    results = node.flow.emit([values[v] for v in node.flow.inputs], list(map(evaluate, node.bodies)), along)
+    made = dict(zip(node.flow.outputs, results, strict=True))
+    return [made[v] for v in node.outputs]
 
 
 def made_before(graph: Graph) -> tuple[Var, ...]:

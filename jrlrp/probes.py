@@ -12,10 +12,10 @@ from typing import Any
 import jax.numpy as jnp
 
 from jrlrp.errors import ArgumentError
-from jrlrp.graph.build import Graph
 from jrlrp.graph.carriers import CARRY, EMBEDDING
+from jrlrp.graph.graph import Graph
 from jrlrp.graph.layers import wide
-from jrlrp.graph.nodes import Node
+from jrlrp.graph.nodes import Control, Node
 from jrlrp.rules.base import Array, Rule, bound, saturate
 
 # What the audit measures of each node: Σ R that came in, went out, and was kept by biases and by stabilisers; Σ |R|
@@ -64,16 +64,24 @@ def capturing(graph: Graph, patterns: Sequence[Any], gradient: bool) -> dict[Nod
       patterns: as `as_patterns` returns them.
       gradient: gradients pass the nodes, to be multiplied by values.
 
+    What is captured inside a scan has a leading axis of its turns.
+
     Raises:
       ArgumentError: where nothing matches.
     """
     chosen: dict[Node, Probe] = {}
     for pattern in patterns:
         found = [node for node, name in graph.names.items() if _names(pattern, node, name)]
+        found = [node for node in found if not isinstance(node, Control)]
+        if graph.in_shards.intersection(found):
+            raise ArgumentError(
+                f"capture={pattern!r} names a node inside shard_map, where each device has relevance of its own; "
+                "capture what comes out of the shard_map, or call relevance(..., capture=...) inside it."
+            )
         if not found:
             known = ", ".join(list(graph.names.values())[:12]) or "(none: no relevance passes anything)"
             raise ArgumentError(f"capture={pattern!r} matches no node; plan() prints their names. Some are: {known}.")
-        chosen.update({node: _capture(node, gradient) for node in found})
+        chosen.update({node: _capture(node, graph.turns[node], gradient) for node in found})
     return chosen
 
 
@@ -83,22 +91,24 @@ def _names(pattern: Any, node: Node, name: str) -> bool:
     return fnmatchcase(node.path, pattern) or fnmatchcase(name, pattern)
 
 
-def _capture(node: Node, gradient: bool) -> Probe:
+def _capture(node: Node, turns: tuple[int, ...], gradient: bool) -> Probe:
     floating = [k for k, v in enumerate(node.outputs) if jnp.issubdtype(v.dtype, jnp.floating)]
 
     def measure(passage: Passage) -> tuple[Array, ...]:
         pairs = [(passage.outputs[k], passage.received[k], node.outputs[k].dtype) for k in floating]
         return tuple((z * r if gradient else r).astype(dtype) for z, r, dtype in pairs)
 
-    return Probe(tuple(jnp.zeros(node.outputs[k].shape, node.outputs[k].dtype) for k in floating), measure)
+    outputs = [node.outputs[k] for k in floating]
+    return Probe(tuple(jnp.zeros((*turns, *v.shape), v.dtype) for v in outputs), measure)
 
 
 def auditing(graph: Graph, gradient: bool) -> dict[Node, Probe]:
     """Return the probes of all nodes' amounts; see `AMOUNTS`."""
-    return {node: _audit(node, gradient) for node in graph.nodes}
+    measured = {node: turns for node, turns in graph.turns.items() if not isinstance(node, Control)}
+    return {node: _audit(node, turns, gradient) for node, turns in measured.items()}
 
 
-def _audit(node: Node, gradient: bool) -> Probe:
+def _audit(node: Node, turns: tuple[int, ...], gradient: bool) -> Probe:
     # What a carrier's cotangent says is multiplied already. An embedding's table is no explained input beside its ids.
     moves_ids, looks_up = (node.equations[-1].primitive == primitive for primitive in (CARRY, EMBEDDING))
 
@@ -121,7 +131,7 @@ def _audit(node: Node, gradient: bool) -> Probe:
 
     limit = 0.99 * min(bound(v.dtype) for v in node.inputs)  # the values were rounded to their dtype
     dtype = wide(*(v.dtype for v in node.outputs if jnp.issubdtype(v.dtype, jnp.floating)))
-    return Probe(jnp.zeros(len(AMOUNTS), dtype), measure)
+    return Probe(jnp.zeros((*turns, len(AMOUNTS)), dtype), measure)
 
 
 def _relevance(cotangents: Sequence[Array], values: Sequence[Array], gradient: bool) -> list[Array]:

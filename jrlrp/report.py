@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jrlrp.errors import describe
-from jrlrp.graph.build import Graph
+from jrlrp.graph.graph import Graph
 from jrlrp.graph.nodes import KINDS, Node
 from jrlrp.probes import AMOUNTS
 from jrlrp.rules.base import Rule
@@ -197,9 +197,10 @@ def make_audit(
 ) -> Audit:
     """Return the audit of a graph from what its probes measured."""
     nodes = list(measured)
-    passing = {v for node in nodes for v in node.outputs} | set(graph.explained)
+    passing = {v for node in graph.own_nodes for v in node.outputs} | set(graph.explained)
     dtype = jnp.result_type(*measured.values(), *initial) if nodes else jnp.float32
-    amounts = jnp.stack([measured[node].astype(dtype) for node in nodes]) if nodes else jnp.zeros((0, len(AMOUNTS)))
+    over_turns = [measured[node].astype(dtype).reshape(-1, len(AMOUNTS)).sum(axis=0) for node in nodes]
+    amounts = jnp.stack(over_turns) if nodes else jnp.zeros((0, len(AMOUNTS)))
     return Audit(
         names=tuple(graph.names.get(node) or node.path or "-" for node in nodes),
         kinds=tuple(node.kind for node in nodes),

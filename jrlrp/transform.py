@@ -11,11 +11,12 @@ import jax.numpy as jnp
 from jrlrp.composites.composite import Composite, as_composite, choose_rules
 from jrlrp.composites.presets import relative
 from jrlrp.errors import ArgumentError, UnsupportedError
-from jrlrp.graph.build import Graph, build
+from jrlrp.graph.build import build
 from jrlrp.graph.carriers import add_carriers
+from jrlrp.graph.graph import Graph
 from jrlrp.graph.kinds import declarations
-from jrlrp.graph.nodes import Node
-from jrlrp.graph.patterns import explain_at_logits
+from jrlrp.graph.logits import explain_at_logits
+from jrlrp.graph.nodes import Node, Opaque
 from jrlrp.interpret import NO_PROBES, evaluate_rest, interpret, made_before
 from jrlrp.probes import Probe
 from jrlrp.rules.base import Rule
@@ -94,11 +95,13 @@ class Traced:
 
     @property
     def unsupported(self) -> list[Node]:
-        return [] if self.gradient else [node for node in self.graph.nodes if node.kind == "opaque"]
+        opaque = [node for node in self.graph.nodes if isinstance(node, Opaque)]
+        by_gradient = self.gradient or self.options.unknown == "gradient"
+        return [node for node in opaque if not (by_gradient and node.has_derivative)]
 
     def rules(self) -> dict[Node, Rule]:
         """Return the rule of every node that needs one, or raise for all nodes that have none."""
-        if self.unsupported and self.options.unknown == "error":
+        if self.unsupported:
             raise UnsupportedError(self.unsupported)
         return choose_rules(self.options.composite, self.graph.nodes, self.options.unknown)
 

@@ -1,17 +1,17 @@
 """Which variables carry relevance: those that depend on an explained input and reach the explained output."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import jax.numpy as jnp
 
-from jrlrp.graph.axes import uniform_values, varying_axes
+from jrlrp.graph.facts import Facts
 from jrlrp.graph.kinds import meaning_of
-from jrlrp.graph.patterns import SoftmaxFinder, SoftmaxMatch
-from jrlrp.graph.ranges import Range, value_ranges
-from jrlrp.trace.inline import Equation, Literal, Program, Var
+from jrlrp.graph.ranges import Range
+from jrlrp.trace.control import Body, ControlFlow
+from jrlrp.trace.program import Equation, Program, Var
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,9 +26,7 @@ class Flow:
       ended: the equations at which relevance ends: they read a value that could carry it, and make none that can.
       dependent: the variables whose values depend on the explained inputs, whether or not they carry relevance.
       definition, uses: the equation that makes a variable; the active equations that hand it relevance.
-      softmaxes: the softmaxes and log-softmaxes found.
-      ranges, varying: of every variable, its interval and the dimensions along which it may vary.
-      uniform, numbers: the variables that are one scalar throughout; those of them that are numbers in the program.
+      facts: what is known of the values, and the softmaxes found.
     """
 
     program: Program
@@ -40,22 +38,10 @@ class Flow:
     dependent: frozenset[Var]
     definition: dict[Var, Equation] = field(repr=False)
     uses: dict[Var, list[Equation]] = field(repr=False)
-    softmaxes: tuple[SoftmaxMatch, ...]
-    ranges: dict[Var, Range] = field(repr=False)
-    varying: dict[Var, frozenset[int]] = field(repr=False)
-    uniform: set[Var] = field(repr=False)
-    numbers: set[Var] = field(repr=False)
+    facts: Facts = field(repr=False)
 
     def range(self, v: Var) -> Range:
-        return (float(v.value), float(v.value)) if isinstance(v, Literal) else self.ranges[v]
-
-    def is_scalar(self, v: Var) -> bool:
-        """Tell whether all entries of a variable are those of one scalar."""
-        return isinstance(v, Literal) or v in self.uniform
-
-    def is_number(self, v: Var) -> bool:
-        """Tell whether a variable is a number that stands in the program, in whatever shape."""
-        return isinstance(v, Literal) or v in self.numbers
+        return self.facts[v].range
 
     def active_inputs(self, eqn: Equation) -> list[Var]:
         return [v for v in eqn.inputs if v in self.active]
@@ -99,35 +85,92 @@ def ends_relevance(eqn: Equation) -> bool:
     return meaning_of(eqn) == "ends"
 
 
-def live_equations(program: Program, outputs: Iterable[Var]) -> tuple[Equation, ...]:
-    """Return the equations that some of `outputs` depend on, in order."""
-    needed = set(outputs)
-    live = []
-    for eqn in reversed(program.equations):
-        if needed.intersection(eqn.outputs):
-            live.append(eqn)
-            needed.update(eqn.inputs)
-    return tuple(reversed(live))
-
-
 def depending(equations: Iterable[Equation], start: Iterable[Var], ended: bool) -> set[Var]:
     """Return what depends on `start`; with `ended`, only what relevance can come back from."""
     reached = set(start)
     for eqn in equations:
-        if reached.intersection(eqn.inputs) and not (ended and ends_relevance(eqn)):
-            reached.update(v for v in eqn.outputs if not ended or is_float(v))
+        if not reached.intersection(eqn.inputs) or (ended and ends_relevance(eqn)):
+            continue
+        outputs = set(eqn.outputs) if not isinstance(eqn, ControlFlow) else _outputs_reached(eqn, reached, ended)
+        reached.update(v for v in outputs if not ended or is_float(v))
     return reached
 
 
-def analyse(program: Program, explained: Sequence[Var], outputs: Sequence[Var], ids: frozenset[Var]) -> Flow:
+def reaching(equations: Sequence[Equation], end: Iterable[Var], ended: bool) -> set[Var]:
+    """Return what `end` depends on; with `ended`, only what its relevance can come to."""
+    useful = set(end)
+    for eqn in reversed(equations):
+        if not useful.intersection(eqn.outputs) or (ended and ends_relevance(eqn)):
+            continue
+        inputs = set(eqn.inputs) if not isinstance(eqn, ControlFlow) else _operands_useful(eqn, useful, ended)
+        useful.update(v for v in inputs if not ended or is_float(v))
+    return useful
+
+
+def inputs_reached(eqn: ControlFlow, body: Body, reached: Container[Var], ended: bool) -> set[Var]:
+    """Return which inputs of a body depend on what is `reached` outside, in some turn."""
+    inputs, outputs = body.program.inputs, body.program.outputs
+    start = {v for k, v in zip(body.operands, inputs, strict=True) if eqn.inputs[k] in reached}
+    while True:
+        inside = depending(body.program.equations, start, ended)
+        later = {inputs[k] for turn, k in body.carried if outputs[turn] in inside}
+        if later <= start:
+            return start
+        start |= later
+
+
+def outputs_useful(eqn: ControlFlow, body: Body, useful: Container[Var], ended: bool) -> set[int]:
+    """Return the numbers of the outputs of a body that something `useful` outside depends on, after some turn."""
+    inputs, outputs = body.program.inputs, body.program.outputs
+    end = {k for k, result in enumerate(body.results) if result is None or eqn.outputs[result] in useful}
+    while True:
+        inside = reaching(body.program.equations, [outputs[k] for k in end], ended)
+        later = {turn for turn, k in body.carried if inputs[k] in inside}
+        if later <= end:
+            return end
+        end |= later
+
+
+def _outputs_reached(eqn: ControlFlow, reached: Container[Var], ended: bool) -> set[Var]:
+    found = set()
+    for body in eqn.bodies:
+        start = inputs_reached(eqn, body, reached, ended)
+        inside, carried = depending(body.program.equations, start, ended), dict(body.carried)
+        for k, result in enumerate(body.results):
+            kept = k in carried and body.program.inputs[carried[k]] in start  # a loop may make no turn
+            if result is not None and (kept or body.program.outputs[k] in inside):
+                found.add(eqn.outputs[result])
+    return found
+
+
+def _operands_useful(eqn: ControlFlow, useful: Container[Var], ended: bool) -> set[Var]:
+    if not ended and eqn.primitive == "while":
+        return set(eqn.inputs)
+    found = set() if ended else {v for v in eqn.inputs[:1] if eqn.primitive == "cond"}  # which branch to take
+    for body in eqn.bodies:
+        if body.results == (None,):  # the test of a while loop hands nothing back
+            continue
+        end = outputs_useful(eqn, body, useful, ended)
+        inside = reaching(body.program.equations, [body.program.outputs[k] for k in end], ended)
+        inside |= {body.program.inputs[k] for turn, k in body.carried if turn in end}  # a loop may make no turn
+        pairs = zip(body.operands, body.program.inputs, strict=True)
+        found |= {eqn.inputs[k] for k, v in pairs if v in inside}
+    return found
+
+
+def live_equations(program: Program, outputs: Iterable[Var]) -> tuple[Equation, ...]:
+    """Return the equations that some of `outputs` depend on, in order."""
+    needed = reaching(program.equations, outputs, ended=False)
+    return tuple(eqn for eqn in program.equations if needed.intersection(eqn.outputs))
+
+
+def analyse(
+    program: Program, explained: Sequence[Var], outputs: Sequence[Var], ids: frozenset[Var], facts: Facts
+) -> Flow:
     """Find what carries relevance from `outputs` to `explained`; `ids` are the integers that have a carrier."""
     live = live_equations(program, outputs)
     carrying = depending(live, explained, ended=True)
-    useful = set(outputs)
-    for eqn in reversed(live):
-        if useful.intersection(eqn.outputs) and not ends_relevance(eqn):
-            useful.update(v for v in eqn.inputs if v in carrying)
-    active = frozenset(carrying & useful)
+    active = frozenset(carrying & reaching(live, outputs, ended=True))
     uses: dict[Var, list[Equation]] = defaultdict(list)
     for eqn in live:
         if active.intersection(eqn.outputs) and not ends_relevance(eqn):
@@ -135,11 +178,6 @@ def analyse(program: Program, explained: Sequence[Var], outputs: Sequence[Var], 
                 if v in active:
                     uses[v].append(eqn)
     able = carrying | ids
-    definition = {v: eqn for eqn in program.equations for v in eqn.outputs}
-    varying = varying_axes(program)
-    uniform, numbers = uniform_values(program)
-    finder = SoftmaxFinder(definition, varying)
-    softmaxes = [match for eqn in live if (match := finder.match(eqn)) is not None]
     return Flow(
         program=program,
         explained=tuple(explained),
@@ -148,11 +186,7 @@ def analyse(program: Program, explained: Sequence[Var], outputs: Sequence[Var], 
         active=active,
         ended=tuple(eqn for eqn in live if able.intersection(eqn.inputs) and not able.intersection(eqn.outputs)),
         dependent=frozenset(depending(program.equations, explained, ended=False)),
-        definition=definition,
+        definition=facts.definition,
         uses=uses,
-        softmaxes=tuple(softmaxes),
-        ranges=value_ranges(program, {match.output: (0.0, 1.0) for match in softmaxes if not match.log}),
-        varying=varying,
-        uniform=uniform,
-        numbers=numbers,
+        facts=facts,
     )

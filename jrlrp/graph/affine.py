@@ -5,12 +5,20 @@ Bias and batch norm are found by following the one use of each value, in whateve
 
 from collections.abc import Iterable
 
+import jax
+
 from jrlrp.graph.activity import Flow
 from jrlrp.graph.axes import Axis, image
 from jrlrp.graph.elementwise import Link, linear_role
 from jrlrp.graph.kinds import meaning_of
 from jrlrp.graph.nodes import Affine, Step
-from jrlrp.trace.inline import Equation, Literal, Var
+from jrlrp.trace.program import Equation, Literal, Var
+
+# How many of the first operands of a linear equation it is not linear in.
+_CONSTANT_OPERANDS = {
+    "triangular_solve": lambda eqn: 1,
+    "custom_linear_solve": lambda eqn: sum(jax.tree.leaves(tuple(eqn.params["const_lengths"]))),
+}
 
 _MOVES = frozenset("reshape transpose squeeze expand_dims broadcast_in_dim".split())
 
@@ -37,7 +45,7 @@ def _core(flow: Flow, eqn: Equation) -> Affine | None:
     active = [k for k, v in enumerate(eqn.inputs) if v in flow.active]
     if meaning not in ("contraction", "average", "linear") or len(active) != 1 or len(eqn.outputs) != 1:
         return None
-    if eqn.output not in flow.active or (eqn.primitive == "triangular_solve" and active != [1]):
+    if eqn.output not in flow.active or active[0] < _CONSTANT_OPERANDS.get(eqn.primitive, lambda eqn: 0)(eqn):
         return None
     k = active[0]
     kind = {"average": "average_pool", "linear": "linear"}.get(meaning)
@@ -134,7 +142,7 @@ def _per_channel(flow: Flow, step: Step, places: Iterable[Axis | None]) -> Step 
     dims = [p.dim if p is not None and p.inner * p.outer == 1 else None for p in places]
     if isinstance(step.constant, Literal) or not step.constant.shape:
         return Step(step.equation, "scale", step.constant, step.invert, places=(None,) * len(dims))
-    if not flow.varying[step.constant] <= set(dims):
+    if not flow.facts[step.constant].varying <= set(dims):
         return None
     return Step(step.equation, "scale", step.constant, step.invert, places=tuple(dims))
 

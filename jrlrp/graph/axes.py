@@ -5,13 +5,13 @@ which axis of a layer's output is which axis of its weights, and, in `examples.p
 examples.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from jrlrp.graph.kinds import is_pointwise
-from jrlrp.trace.inline import Added, Equation, Literal, Program, Var
+from jrlrp.trace.program import Added, Equation, Var
 
 
 @dataclass(frozen=True)
@@ -199,53 +199,19 @@ _FINDERS = {
     ),
 }
 
-# Primitives that make a constant out of constants: a value that does not vary stays so.
-_CONSTANCY = frozenset(
-    """broadcast_in_dim reshape transpose squeeze slice dynamic_slice rev reduce_max reduce_min reduce_sum
-    pvary pcast pbroadcast mesh_cast reshard layout_constraint""".split()
-)
+
+def varying_along(eqn: Equation, operands: Sequence[frozenset[int]]) -> frozenset[int] | None:
+    """Return along which dimensions an output varies, given it of the operands; None if it may be any."""
+    dims: set[int] = set()
+    for k, v in enumerate(eqn.inputs):
+        for dim in operands[k]:
+            there = image(eqn, k, Axis(dim, v.shape[dim]))
+            if there is None or there.outer * there.inner != 1:
+                return None
+            dims.add(there.dim)
+    return frozenset(dims)
 
 
-def varying_axes(program: Program) -> dict[Var, frozenset[int]]:
-    """Return for each variable the dimensions along which its entries may differ."""
-    varying: dict[Var, frozenset[int]] = {v: _all(v) for v in (*program.inputs, *program.constants)}
-
-    def of(eqn: Equation, out: Var) -> frozenset[int]:
-        if eqn.primitive == "iota":
-            return frozenset([eqn.params["dimension"]]) & _all(out)
-        if not (is_pointwise(eqn) or eqn.primitive in _CONSTANCY):
-            return _all(out)
-        dims: set[int] = set()
-        for k, v in enumerate(eqn.inputs):
-            for dim in varying.get(v, frozenset()):
-                there = image(eqn, k, Axis(dim, v.shape[dim]))
-                if there is None or there.outer * there.inner != 1:
-                    return _all(out)
-                dims.add(there.dim)
-        return frozenset(dims)
-
-    for eqn in program.equations:
-        varying.update({out: of(eqn, out) for out in eqn.outputs})
-    return varying
-
-
-def _all(v: Var) -> frozenset[int]:
-    return frozenset() if isinstance(v, Literal) else frozenset(d for d, n in enumerate(v.shape) if n != 1)
-
-
-def uniform_values(program: Program) -> tuple[set[Var], set[Var]]:
-    """Return the variables all of whose entries are one scalar's, and those of them that are numbers in the program.
-
-    A scalar is a value of shape (): an array with one entry is an array, like the bias of a layer with one unit.
-    """
-    uniform = {v for v in (*program.inputs, *program.constants) if not v.shape}
-    numbers: set[Var] = set()
-    for eqn in program.equations:
-        if not (is_pointwise(eqn) or eqn.primitive in _CONSTANCY) or not eqn.inputs:
-            uniform.update(v for v in eqn.outputs if not v.shape)
-            continue
-        if all(isinstance(v, Literal) or v in uniform for v in eqn.inputs):
-            uniform.update(eqn.outputs)
-        if all(isinstance(v, Literal) or v in numbers for v in eqn.inputs):
-            numbers.update(eqn.outputs)
-    return uniform | numbers, numbers
+def varying_anywhere(v: Var) -> frozenset[int]:
+    """Return the dimensions along which a value that nothing is known of may vary."""
+    return frozenset(d for d, n in enumerate(v.shape) if n != 1)

@@ -10,9 +10,11 @@ from dataclasses import dataclass, replace
 import jax.numpy as jnp
 import numpy as np
 
-from jrlrp.graph.axes import image, varying_axes
+from jrlrp.graph.axes import image
+from jrlrp.graph.facts import Facts
 from jrlrp.graph.kinds import is_pointwise, meaning_of
-from jrlrp.trace.inline import Added, Equation, Program, Var
+from jrlrp.trace.control import Body, ControlFlow
+from jrlrp.trace.program import Added, Equation, Program, Var
 
 CARRY = "carry"  # a carrier that moves along with its ids
 EMBEDDING = "embedding"  # the place where ids become numbers
@@ -21,13 +23,12 @@ _DATA = {"gather": (0,), "dynamic_slice": (0,), "dynamic_update_slice": (0, 1), 
 
 
 class _Companions:
-    """The carrier of each variable that has one, and beside each carrier a mask: how many explained ids it sums."""
+    """The carrier of each variable of a program that has one, and beside each carrier a mask: how many ids it sums."""
 
-    def __init__(self, program: Program, ids: Sequence[Var], gradient: bool):
-        self.gradient = gradient
+    def __init__(self, ids: Sequence[Var], gradient: bool, facts: Facts):
+        self.gradient, self.facts, self.inputs = gradient, facts, tuple(ids)
         self.carrier = {v: _like(v.shape) for v in ids}
         self.mask = {carrier: _like(carrier.shape) for carrier in self.carrier.values()}
-        self.varying = varying_axes(program)
 
     def ones(self) -> list[Equation]:
         """Return the equations of the inputs' masks."""
@@ -41,13 +42,33 @@ class _Companions:
 
     def beside(self, eqn: Equation, inputs: Sequence[Var], function: Callable, places: Callable) -> list[Equation]:
         """Return an equation with those of its outputs' carriers and masks, `function` of those among `inputs`."""
-        carriers = tuple(_like(v.shape) for v in eqn.outputs)
-        masks = tuple(_like(v.shape) for v in eqn.outputs)
-        self.carrier.update(zip(eqn.outputs, carriers, strict=True))
+        pairs = [self.new(v) for v in eqn.outputs]
+        carriers, masks = zip(*pairs, strict=True)
         masked = tuple(self.mask.get(v, v) for v in inputs)
-        self.mask.update(zip(carriers, masks, strict=True))
         rest = (eqn.path, eqn.source, None, function, places)
         return [eqn, Added(CARRY, tuple(inputs), carriers, {}, *rest), Added(CARRY, masked, masks, {}, *rest)]
+
+    def new(self, v: Var) -> tuple[Var, Var]:
+        """Return a new carrier of a variable, and its mask."""
+        carrier, mask = _like(v.shape), _like(v.shape)
+        self.carrier[v], self.mask[carrier] = carrier, mask
+        return carrier, mask
+
+    def pair(self, v: Var) -> tuple[Var, Var]:
+        """Return the carrier and the mask of a variable."""
+        return self.carrier[v], self.mask[self.carrier[v]]
+
+    def zeros(self, v: Var) -> list[Equation]:
+        """Return the equations of a carrier and mask for a variable that depends on no explained id."""
+        zero = lambda like: [jnp.zeros(v.shape, np.float32) + 0 * jnp.asarray(like).astype(np.float32)]
+        return [Added("full", (v,), (made,), {}, "", "", None, zero) for made in self.new(v)]
+
+    def follow(self, program: Program) -> tuple[Equation, ...]:
+        """Return the equations of a program and all that stands beside them for carriers."""
+        equations: list[Equation] = []
+        for eqn in program.equations:
+            equations += _carry(eqn, self) if self.carrier.keys() & set(eqn.inputs) else [eqn]
+        return tuple(equations)
 
 
 def add_carriers(
@@ -59,12 +80,10 @@ def add_carriers(
     """
     if not ids:
         return program, {}, frozenset()
-    companions = _Companions(program, ids, gradient)
+    companions = _Companions(ids, gradient, Facts(program))
     inputs = dict(companions.carrier)
-    equations = companions.ones()
-    for eqn in program.equations:
-        equations += _carry(eqn, companions) if companions.carrier.keys() & set(eqn.inputs) else [eqn]
-    extended = Program((*program.inputs, *inputs.values()), program.constants, tuple(equations), program.outputs)
+    equations = (*companions.ones(), *companions.follow(program))
+    extended = Program((*program.inputs, *inputs.values()), program.constants, equations, program.outputs)
     return extended, inputs, frozenset(companions.carrier)
 
 
@@ -76,6 +95,8 @@ def _carry(eqn: Equation, companions: _Companions) -> list[Equation]:
     """Return the equation and whatever has to stand beside it for the carriers of its inputs."""
     if not eqn.outputs:  # a debug print, say
         return [eqn]
+    if isinstance(eqn, ControlFlow):
+        return _enter(eqn, companions)
     carrier, out, primitive = companions.carrier, eqn.output, eqn.primitive
     carried = [k for k, v in enumerate(eqn.inputs) if v in carrier]
     data = _data_operands(eqn)
@@ -92,7 +113,7 @@ def _carry(eqn: Equation, companions: _Companions) -> list[Equation]:
     if (meaning_of(eqn) == "movement" or primitive == "select_n") and set(data).intersection(carried):
         return _move(eqn, data, companions)
     arithmetic = is_pointwise(eqn) and jnp.issubdtype(out.dtype, jnp.integer)
-    if arithmetic or (primitive == "eq" and _is_one_hot(eqn, carried, companions.varying)):
+    if arithmetic or (primitive == "eq" and _is_one_hot(eqn, carried, companions.facts)):
         return _add(eqn, carried, companions, _broadcast_to(out.shape))
     return [eqn]
 
@@ -192,9 +213,96 @@ def _cast_first(eqn: Equation, carried: Sequence[int], companions: _Companions) 
     return [*equations, replace(eqn, inputs=tuple(inputs))]
 
 
-def _is_one_hot(eqn: Equation, carried: Sequence[int], varying: dict[Var, frozenset[int]]) -> bool:
+def _is_one_hot(eqn: Equation, carried: Sequence[int], facts: Facts) -> bool:
     """Tell a comparison of ids with all their possible values, along an axis of its own, from any other."""
     if len(carried) != 1:
         return False
     ids, other = eqn.inputs[carried[0]], eqn.inputs[1 - carried[0]]
-    return bool(varying.get(other, frozenset()) - varying[ids])
+    return bool(facts.varying(other) - facts.varying(ids))
+
+
+def _enter(eqn: ControlFlow, outside: _Companions) -> list[Equation]:
+    """Return control flow whose bodies take in the carriers of their inputs, and give out those of their outputs."""
+    if eqn.primitive == "while":
+        return [eqn]  # of unknown length: nothing comes back through it
+    inner = [_inside(eqn, body, outside) for body in eqn.bodies]
+    carrying = sorted(
+        {
+            result
+            for body, (found, _) in zip(eqn.bodies, inner, strict=True)
+            for v, result in zip(body.program.outputs, body.results, strict=True)
+            if v in found.carrier and result is not None
+        }
+    )
+    before: list[Equation] = []
+    operands: list[int] = []  # which operand each carrier among the new operands is the carrier of
+    bodies = []
+    for body, (found, equations) in zip(eqn.bodies, inner, strict=True):
+        bodies.append(_widened(eqn, body, found, equations, carrying, len(eqn.inputs) + 2 * len(operands)))
+        own = [body.operands[k] for k, v in enumerate(body.program.inputs) if v in found.inputs]
+        for v in (eqn.inputs[k] for k in own):
+            before += [] if v in outside.carrier else outside.zeros(v)
+        operands += own
+    inputs = [v for k in operands for v in outside.pair(eqn.inputs[k])]
+    outputs = [v for k in carrying for v in outside.new(eqn.outputs[k])]
+    params = dict(eqn.params)
+    for name, chosen in (("in_specs", operands), ("out_specs", carrying)):
+        if name in params:
+            params[name] = (*params[name], *(params[name][k] for k in chosen for _ in range(2)))
+    wide = replace(
+        eqn, inputs=(*eqn.inputs, *inputs), outputs=(*eqn.outputs, *outputs), params=params, bodies=tuple(bodies)
+    )
+    return [*before, wide]
+
+
+def _inside(eqn: ControlFlow, body: Body, outside: _Companions) -> tuple[_Companions, list[Equation]]:
+    """Return the companions of a body's variables, and its equations with all that stands beside them."""
+    inputs, outputs = body.program.inputs, body.program.outputs
+    ids = {k for k, operand in enumerate(body.operands) if eqn.inputs[operand] in outside.carrier}
+    while True:
+        found = _Companions([inputs[k] for k in sorted(ids)], outside.gradient, outside.facts.bodies[body])
+        equations = list(found.follow(body.program))
+        later = {start for turn, start in body.carried if outputs[turn] in found.carrier}
+        if later <= ids:
+            break
+        ids |= later
+    for turn, start in body.carried:
+        if start in ids and outputs[turn] not in found.carrier:
+            equations += found.zeros(outputs[turn])
+    return found, equations
+
+
+def _widened(
+    eqn: ControlFlow, body: Body, found: _Companions, equations: list[Equation], carrying: Sequence[int], first: int
+) -> Body:
+    """Return the body with the carriers and masks of its ids: its further operands have the numbers from `first` on."""
+    program, results = body.program, body.results
+    ids = [k for k, v in enumerate(program.inputs) if v in found.inputs]
+    made = [results.index(result) for result in carrying]
+    for k in made:
+        equations += [] if program.outputs[k] in found.carrier else found.zeros(program.outputs[k])
+    new_inputs = {k: len(program.inputs) + 2 * n for n, k in enumerate(ids)}
+    new_outputs = {k: len(program.outputs) + 2 * n for n, k in enumerate(made)}
+
+    def both(new: dict[int, int], old: frozenset[int]) -> frozenset[int]:
+        return old | {new[k] + half for k in new if k in old for half in (0, 1)}
+
+    carried = [
+        (new_outputs[turn] + half, new_inputs[start] + half)
+        for turn, start in body.carried
+        if start in new_inputs
+        for half in (0, 1)
+    ]
+    return Body(
+        Program(
+            (*program.inputs, *(v for k in ids for v in found.pair(program.inputs[k]))),
+            program.constants,
+            tuple(equations),
+            (*program.outputs, *(v for k in made for v in found.pair(program.outputs[k]))),
+        ),
+        operands=(*body.operands, *range(first, first + 2 * len(ids))),
+        results=(*results, *range(len(eqn.outputs), len(eqn.outputs) + 2 * len(made))),
+        carried=(*body.carried, *carried),
+        sliced=both(new_inputs, body.sliced),
+        stacked=both(new_outputs, body.stacked),
+    )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from jrlrp.graph.activity import Flow
 from jrlrp.graph.kinds import is_pointwise, meaning_of
-from jrlrp.trace.inline import Equation, Var
+from jrlrp.trace.program import Equation, Var
 
 
 @dataclass(frozen=True)
@@ -117,8 +117,8 @@ def linear_role(flow: Flow, eqn: Equation, x: Var) -> tuple[str, Var | None]:
         return "curve", None
     constant = eqn.inputs[1] if eqn.inputs[0] is x else eqn.inputs[0]
     if eqn.primitive in ("mul", "div"):
-        return ("factor" if flow.is_scalar(constant) else "scale"), constant
-    return ("offset" if flow.is_number(constant) else "shift"), constant  # a scalar parameter is a bias
+        return ("factor" if flow.facts[constant].scalar else "scale"), constant
+    return ("offset" if flow.facts[constant].number else "shift"), constant  # a scalar parameter is a bias
 
 
 @dataclass(frozen=True)

@@ -8,22 +8,34 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jrlrp.graph.activity import depending, inputs_reached, live_equations
 from jrlrp.graph.axes import Axis, image
-from jrlrp.trace.inline import Equation, Program, Var
+from jrlrp.trace.control import Body, ControlFlow
+from jrlrp.trace.program import Equation, Program, Var
 
 
-def example_axes(program: Program, explained: Iterable[Var], live: Iterable[Equation]) -> dict[Var, Axis]:
+class _MixedError(Exception):
+    """Examples are mixed."""
+
+
+def example_axes(program: Program, explained: Iterable[Var], outputs: Iterable[Var]) -> dict[Var, Axis]:
     """Return for each variable that depends on the explained inputs the axis of its independent examples.
 
-    The examples are the slices along the leading axis of the explained inputs. If any live equation mixes them, the
-    inputs are one single example and the answer is empty.
+    The examples are the slices along the leading axis of the explained inputs. If anything that leads to `outputs`
+    mixes them, the inputs are one single example and the answer is empty. Variables inside control flow are there too.
     """
     explained = tuple(explained)
     sizes = {v.shape[0] if v.ndim else None for v in explained}
     if len(sizes) != 1 or None in sizes:
         return {}
-    axes = {v: Axis(0, v.shape[0]) for v in explained}
-    counting = own_indices(program)
+    try:
+        return _follow(program, {v: Axis(0, v.shape[0]) for v in explained}, outputs)
+    except _MixedError:
+        return {}
+
+
+def _follow(program: Program, start: dict[Var, Axis], outputs: Iterable[Var]) -> dict[Var, Axis]:
+    axes, counting = dict(start), own_indices(program)
 
     def find(eqn: Equation, k: int, axis: Axis) -> Axis | None:
         if eqn.primitive == "gather" and k == 0 and (dim := _picked(eqn, axis.dim, counting)) is not None:
@@ -32,14 +44,114 @@ def example_axes(program: Program, explained: Iterable[Var], live: Iterable[Equa
             return replace(axis, dim=dim) if eqn.output.shape[dim] == eqn.inputs[k].shape[axis.dim] else None
         return image(eqn, k, axis)
 
-    for eqn in live:
+    for eqn in live_equations(program, outputs):
+        if isinstance(eqn, ControlFlow):
+            axes.update(_enter(eqn, axes))
+            continue
         there = {find(eqn, k, axes[v]) for k, v in enumerate(eqn.inputs) if v in axes}
         if there:
-            axis = there.pop()
-            if axis is None or there:
-                return {}
-            axes.update(dict.fromkeys(eqn.outputs, axis))
+            axes.update(dict.fromkeys(eqn.outputs, _same(there)))
     return axes
+
+
+def _same(axes: Iterable[Axis | None]) -> Axis:
+    """Return the one axis that all of these are."""
+    axis, *others = set(axes)
+    if axis is None or others:
+        raise _MixedError
+    return axis
+
+
+def _enter(eqn: ControlFlow, axes: dict[Var, Axis]) -> dict[Var, Axis]:
+    """Return the axes of the outputs of control flow, and of all variables inside."""
+    if eqn.primitive == "while" and axes.keys() & set(eqn.inputs):
+        raise _MixedError
+    if eqn.primitive == "shard_map" and _joins_shards(eqn, axes):
+        raise _MixedError
+    if eqn.primitive == "cond" and eqn.inputs[0] in axes:
+        raise _MixedError  # one choice for all
+    found: dict[Var, Axis] = {}
+    for body in eqn.bodies:
+        inside, results = _by_turns(eqn, body, axes) if _takes_turns(eqn, body, axes) else _together(eqn, body, axes)
+        for k, axis in results.items():
+            found[eqn.outputs[k]] = _same({axis, found.get(eqn.outputs[k], axis)})
+        found.update(inside)
+    return found
+
+
+def _joins_shards(eqn: ControlFlow, axes: dict[Var, Axis]) -> bool:
+    """Tell whether devices that have different examples exchange values."""
+    apart: set[str] = set()
+    for v, spec in zip(eqn.inputs, eqn.params["in_specs"], strict=True):
+        if v in axes and axes[v].dim < len(spec):
+            names = spec[axes[v].dim]
+            apart.update(names if isinstance(names, tuple) else [] if names is None else [names])
+    return any(apart & _mesh_axes(inner) for inner in eqn.bodies[0].program.equations)
+
+
+def _mesh_axes(eqn: Equation) -> set[str]:
+    """Return the mesh axes along which an equation, or what is inside it, exchanges values."""
+    names = eqn.params.get("axes" if eqn.primitive.startswith("psum") else "axis_name", ())
+    found = set(names) if isinstance(names, (tuple, list, frozenset)) else {names}
+    for body in eqn.bodies if isinstance(eqn, ControlFlow) else ():
+        found.update(*map(_mesh_axes, body.program.equations))
+    return found
+
+
+def _takes_turns(eqn: ControlFlow, body: Body, axes: dict[Var, Axis]) -> bool:
+    """Tell whether each turn of a loop has one example."""
+    return any(axes.get(eqn.inputs[body.operands[k]], Axis(1, 0)).dim == 0 for k in body.sliced)
+
+
+def _resized(axis: Axis, v: Var) -> Axis:
+    """Return the axis with as many examples as `v` has of them: a shard has less than the whole."""
+    size, rest = divmod(v.shape[axis.dim], axis.outer * axis.inner)
+    if rest:
+        raise _MixedError
+    return replace(axis, size=size)
+
+
+def _by_turns(eqn: ControlFlow, body: Body, axes: dict[Var, Axis]) -> tuple[dict[Var, Axis], dict[int, Axis]]:
+    """Return the axes inside a loop each turn of which has one example: none; and those of its outputs."""
+    apart = Axis(0, eqn.params["length"])
+    for k, operand in enumerate(body.operands):
+        if eqn.inputs[operand] in axes and (k not in body.sliced or axes[eqn.inputs[operand]] != apart):
+            raise _MixedError
+    program = body.program
+    reached = depending(program.equations, inputs_reached(eqn, body, axes, ended=False), ended=False)
+    outputs = [k for k, v in enumerate(program.outputs) if v in reached]
+    if any(k not in body.stacked for k in outputs):
+        raise _MixedError
+    return {}, {result: apart for k in outputs if (result := body.results[k]) is not None}
+
+
+def _together(eqn: ControlFlow, body: Body, axes: dict[Var, Axis]) -> tuple[dict[Var, Axis], dict[int, Axis]]:
+    """Return the axes inside a body that has all examples at once, and those of its outputs, by number."""
+    program = body.program
+    start: dict[Var, Axis] = {}
+    for k, (operand, v) in enumerate(zip(body.operands, program.inputs, strict=True)):
+        axis = axes.get(eqn.inputs[operand])
+        if axis is not None:
+            axis = replace(axis, dim=axis.dim - 1) if k in body.sliced else axis
+            start[v] = _resized(axis, v)
+    while True:
+        inside = _follow(program, start, program.outputs)
+        carried = {
+            program.inputs[k]: inside[program.outputs[turn]]
+            for turn, k in body.carried
+            if program.outputs[turn] in inside
+        }
+        later = {v: _same({axis, start.get(v, axis)}) for v, axis in carried.items()}
+        if later.keys() <= start.keys():
+            break
+        start.update(later)
+    results = {}
+    for k, (v, result) in enumerate(zip(program.outputs, body.results, strict=True)):
+        if v in inside and result is not None:
+            axis = inside[v]
+            axis = replace(axis, dim=axis.dim + 1) if k in body.stacked else axis
+            results[result] = _resized(axis, eqn.outputs[result])
+    return inside, results
 
 
 def own_indices(program: Program) -> dict[Var, tuple[int | None, ...]]:

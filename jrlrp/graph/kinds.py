@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jrlrp.errors import ArgumentError
-from jrlrp.trace.inline import Equation
+from jrlrp.trace.program import Equation
 
 # The meaning of a row. What an equation *is* depends on the table and on which of its operands carry relevance.
 MEANINGS = {
@@ -33,7 +33,9 @@ _TABLE = {
         sharding_constraint device_put layout_constraint mesh_cast reshard pbroadcast pvary pcast
         all_gather all_to_all ppermute real imag complex""",
     "average": "reduce_sum reduce_window_sum cumsum psum psum_invariant psum2",
-    "linear": "fft conj scatter-add scatter_add triangular_solve reduce_scatter select_and_scatter_add",
+    "linear": """
+        fft conj scatter-add scatter_add triangular_solve custom_linear_solve reduce_scatter
+        select_and_scatter_add""",
     "contraction": "dot_general conv_general_dilated",
     "ends": """
         eq ne lt le gt ge eq_to lt_to le_to and or not xor is_finite argmax argmin stop_gradient

@@ -11,7 +11,7 @@ import numpy as np
 
 from jrlrp.graph.nodes import Affine, Choice, Custom, Node, Product, Softmax, Step, Sum
 from jrlrp.graph.spelling import DepthwiseConv
-from jrlrp.trace.inline import Equation, Literal, Var
+from jrlrp.trace.program import Equation, Literal, Var
 
 Array = Any
 

@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 
 from jrlrp.graph.axes import Axis
 from jrlrp.graph.ranges import UNKNOWN, Range
-from jrlrp.trace.inline import Equation, Literal, Var
+from jrlrp.trace.control import ControlFlow
+from jrlrp.trace.program import Equation, Literal, Var
 
 # Kinds of node, and the groups that a matcher may name for short.
 AFFINE = ("conv", "dense", "linear", "scale")
@@ -15,8 +16,9 @@ MIXING = ("conv", "dense", "linear")
 POOL = ("average_pool", "max_pool")
 KINDS = tuple(
     """conv dense linear scale average_pool max_pool activation factor sum product softmax movement embedding custom
-    opaque""".split()
+    scan cond remat shard_map opaque""".split()
 )
+CONTROL = ("scan", "cond", "remat", "shard_map")
 GROUPS = {"affine": AFFINE, "pool": POOL}
 
 
@@ -92,6 +94,21 @@ class Movement(Node):
     native = True
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Control(Node):
+    """Control flow: `bodies` are the graphs of the programs that `flow` holds. Relevance passes the nodes in them."""
+
+    flow: ControlFlow
+    bodies: tuple[Any, ...]
+
+    native = True
+
+    @property
+    def turns(self) -> tuple[int, ...]:
+        """The length of a scan, in a tuple; an empty one for anything else."""
+        return () if self.flow.turns is None else (self.flow.turns,)
+
+
 class Choice(Node):
     """Takes some of its inputs' values: a max-pool, a sort, the larger of two values."""
 
@@ -115,6 +132,11 @@ class Custom(Node):
 
 class Opaque(Node):
     """An equation whose meaning for relevance the library does not know."""
+
+    @property
+    def has_derivative(self) -> bool:
+        """Whether gradient × input could stand in: JAX has no way back through a loop of unknown length."""
+        return self.anchor.primitive != "while"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

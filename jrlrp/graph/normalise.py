@@ -5,10 +5,11 @@ from dataclasses import replace
 
 import jax.numpy as jnp
 
-from jrlrp.graph.activity import depending
+from jrlrp.graph.activity import depending, inputs_reached
 from jrlrp.graph.kinds import is_pointwise
 from jrlrp.graph.spelling import respelled
-from jrlrp.trace.inline import Added, Equation, Literal, Program, Var
+from jrlrp.trace.control import Body, ControlFlow
+from jrlrp.trace.program import Added, Equation, Literal, Program, Var
 
 # Operand number → the number that leaves the other operand as it is.
 _NEUTRAL = {"add": {0: 0, 1: 0}, "sub": {1: 0}, "mul": {0: 1, 1: 1}, "div": {1: 1}}
@@ -22,13 +23,16 @@ def normalise(program: Program, explained: Iterable[Var]) -> tuple[Program, dict
     - A scatter that adds to an array is a sum of that array and of what is scattered.
     - Depthwise convolutions by constant weights, and max-pools, get a spelling that is fast on CPUs.
     """
+    explained = tuple(explained)
     dependent = depending(program.equations, explained, ended=False)
     definition = {v: eqn for eqn in program.equations for v in eqn.outputs}
     same: dict[Var, Var] = {}
     equations: list[Equation] = []
     for eqn in program.equations:
         eqn = replace(eqn, inputs=tuple(same.get(v, v) for v in eqn.inputs))
-        if (unchanged := _unchanged(eqn)) is not None:
+        if isinstance(eqn, ControlFlow):
+            equations.append(replace(eqn, bodies=tuple(_body(eqn, body, dependent) for body in eqn.bodies)))
+        elif (unchanged := _unchanged(eqn)) is not None:
             same[eqn.output] = unchanged
         elif is_pointwise(eqn) and dependent.intersection(eqn.inputs):
             equations += _broadcasts(eqn, dependent)
@@ -40,6 +44,10 @@ def normalise(program: Program, explained: Iterable[Var]) -> tuple[Program, dict
             equations.append(eqn)
     outputs = tuple(same.get(v, v) for v in program.outputs)
     return replace(program, equations=tuple(equations), outputs=outputs), same
+
+
+def _body(eqn: ControlFlow, body: Body, dependent: set[Var]) -> Body:
+    return replace(body, program=normalise(body.program, inputs_reached(eqn, body, dependent, ended=False))[0])
 
 
 def _unchanged(eqn: Equation) -> Var | None:

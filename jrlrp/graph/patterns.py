@@ -1,11 +1,10 @@
-"""Patterns found by dataflow: softmax and log-softmax in any spelling, and the last softmax of a classifier."""
+"""Softmax and log-softmax in any spelling, by dataflow."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from jrlrp.graph.axes import Axis, image, varying_axes
-from jrlrp.graph.kinds import meaning_of
-from jrlrp.trace.inline import Equation, Literal, Program, Var
+from jrlrp.graph.axes import Axis, image
+from jrlrp.trace.program import Equation, Literal, Var
 
 
 @dataclass(frozen=True)
@@ -21,7 +20,7 @@ class SoftmaxMatch:
 class SoftmaxFinder:
     """Recognises exp(x) / Σ exp(x) and x − log Σ exp(x), whatever constant was taken from x before."""
 
-    def __init__(self, definition: dict[Var, Equation], varying: dict[Var, frozenset[int]]):
+    def __init__(self, definition: Mapping[Var, Equation], varying: Callable[[Var], frozenset[int]]):
         self.definition, self.varying = definition, varying
 
     def match(self, eqn: Equation) -> SoftmaxMatch | None:
@@ -99,49 +98,10 @@ class SoftmaxFinder:
         """Go back over whatever was added to `x` that is constant along `dims`: a softmax does not see it."""
         while (eqn := self.definition.get(x)) is not None and eqn.primitive in ("sub", "add"):
             a, b = eqn.inputs
-            if not self.varying.get(b, frozenset()) & dims and a.shape == x.shape:
+            if not self.varying(b) & dims and a.shape == x.shape:
                 x = a
-            elif eqn.primitive == "add" and not self.varying.get(a, frozenset()) & dims and b.shape == x.shape:
+            elif eqn.primitive == "add" and not self.varying(a) & dims and b.shape == x.shape:
                 x = b
             else:
                 break
         return x
-
-
-def explain_at_logits(program: Program, explained: int) -> tuple[Program, tuple[Var, ...]]:
-    """Return the variables that the first `explained` outputs are explained at.
-
-    An output that is a softmax or log-softmax, or is moved, sliced or picked from one, is explained at its logits,
-    with the same movement.
-    """
-    definition = {v: eqn for eqn in program.equations for v in eqn.outputs}
-    finder = SoftmaxFinder(definition, varying_axes(program))
-    added: list[Equation] = []
-
-    def logits_of(v: Var) -> Var:
-        moves: list[Equation] = []
-        while (eqn := definition.get(v)) is not None:
-            if match := finder.match(eqn):
-                return _replay(moves, match.logits, added.append)
-            if meaning_of(eqn) != "movement" or len(eqn.outputs) != 1 or not _moves_first(eqn):
-                break
-            moves.append(eqn)
-            v = eqn.inputs[0]
-        return v if not moves else moves[0].output
-
-    outputs = tuple(logits_of(v) for v in program.outputs[:explained])
-    extended = Program(program.inputs, program.constants, (*program.equations, *added), program.outputs)
-    return extended, outputs
-
-
-def _moves_first(eqn: Equation) -> bool:
-    """Tell whether nothing but the first operand is moved (the others being indices)."""
-    return eqn.primitive not in ("concatenate", "stack", "dynamic_update_slice", "scatter", "pad", "complex")
-
-
-def _replay(moves: list[Equation], v: Var, add: Callable[[Equation], None]) -> Var:
-    for eqn in reversed(moves):
-        out = Var(eqn.output.shape, v.dtype if eqn.primitive != "convert_element_type" else eqn.output.dtype)
-        add(replace(eqn, inputs=(v, *eqn.inputs[1:]), outputs=(out,)))
-        v = out
-    return v

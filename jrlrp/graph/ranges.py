@@ -1,38 +1,31 @@
 """The interval [lo, hi] that each variable's entries lie in: a known sign saves work, [0, 1] marks a gate."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from jrlrp.trace.inline import Equation, Literal, Program, Var
+from jrlrp.trace.program import Equation, Literal, Var
 
 Range = tuple[float, float]
 UNKNOWN: Range = (-math.inf, math.inf)
 
 
-def value_ranges(program: Program, known: Mapping[Var, Range]) -> dict[Var, Range]:
-    """Return the range of every variable, given what is `known` of some.
-
-    Inputs and arrays are unknown but for what their dtype says.
-    """
-    ranges = {v: _of_dtype(v) for v in (*program.inputs, *program.constants)}
-
-    def read(v: Var) -> Range:
-        if isinstance(v, Literal):
-            value = complex(np.asarray(v.value))
-            return UNKNOWN if value.imag or math.isnan(value.real) else (value.real, value.real)
-        return ranges[v]
-
-    for eqn in program.equations:
-        operands = [read(v) for v in eqn.inputs]
-        for k, out in enumerate(eqn.outputs):
-            ranges[out] = _intersect(_range(eqn, operands, k), known.get(out, _of_dtype(out)))
-    return ranges
+def range_of_literal(v: Literal) -> Range:
+    value = complex(np.asarray(v.value))
+    return UNKNOWN if value.imag or math.isnan(value.real) else (value.real, value.real)
 
 
-def _range(eqn: Equation, x: list[Range], k: int) -> Range:
-    """Return the range of the k-th output."""
+def range_of_dtype(v: Var) -> Range:
+    """Return the range of a value of which nothing but the dtype is known."""
+    if v.dtype == np.bool_:
+        return (0.0, 1.0)
+    unsigned = getattr(v.dtype, "kind", "") == "u"
+    return (0.0, math.inf) if unsigned else UNKNOWN
+
+
+def range_of(eqn: Equation, x: Sequence[Range], k: int) -> Range:
+    """Return the range of an equation's k-th output, from those of its operands."""
     if eqn.primitive == "sort":
         return x[k]
     rule = _RULES.get(eqn.primitive)
@@ -42,21 +35,19 @@ def _range(eqn: Equation, x: list[Range], k: int) -> Range:
     return UNKNOWN if math.isnan(lo) or math.isnan(hi) else (lo, hi)
 
 
-def _of_dtype(v: Var) -> Range:
-    if v.dtype == np.bool_:
-        return (0.0, 1.0)
-    unsigned = getattr(v.dtype, "kind", "") == "u"
-    return (0.0, math.inf) if unsigned else UNKNOWN
-
-
-def _intersect(a: Range, b: Range) -> Range:
+def intersection(a: Range, b: Range) -> Range:
     """Return what both intervals allow, or the second if they exclude each other: a cast that wraps."""
     lo, hi = max(a[0], b[0]), min(a[1], b[1])
     return (lo, hi) if lo <= hi else b
 
 
-def _union(*x: Range) -> Range:
+def union(*x: Range) -> Range:
     return min(r[0] for r in x), max(r[1] for r in x)
+
+
+def widened(old: Range, new: Range) -> Range:
+    """Return the new range, with each end that has moved at infinity."""
+    return (new[0] if new[0] >= old[0] else -math.inf), (new[1] if new[1] <= old[1] else math.inf)
 
 
 def _times(a: float, b: float) -> float:
@@ -127,7 +118,13 @@ def _contraction(eqn: Equation, x: Range, y: Range) -> Range:
 
 
 def _select(eqn: Equation, which: Range, *cases: Range) -> Range:
-    return _union(*cases)
+    if which[0] == which[1] and which[0] in range(len(cases)):
+        return cases[int(which[0])]
+    return union(*cases)
+
+
+def _not_equal(eqn: Equation, x: Range, y: Range) -> Range:
+    return (0.0, 0.0) if eqn.inputs[0] is eqn.inputs[1] else (0.0, 1.0)  # numbers equal themselves; NaN is none
 
 
 def _bounded(lo: float, hi: float) -> Callable:
@@ -145,7 +142,7 @@ def _cast(eqn: Equation, x: Range) -> Range:
 
 
 def _keep_union(eqn: Equation, *x: Range) -> Range:
-    return _union(*x)
+    return union(*x)
 
 
 def _logistic(v: float) -> float:
@@ -163,6 +160,7 @@ _RULES: dict[str, Callable] = {
     "min": lambda eqn, x, y: (min(x[0], y[0]), min(x[1], y[1])),
     "clamp": lambda eqn, lo, x, hi: (min(max(x[0], lo[0]), hi[1]), max(min(x[1], hi[1]), lo[0])),
     "select_n": _select,
+    "ne": _not_equal,
     "abs": lambda eqn, x: _even(x, abs),
     "square": lambda eqn, x: _even(x, lambda v: v * v),
     "integer_pow": _power,

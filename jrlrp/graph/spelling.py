@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jrlrp.trace.inline import Equation
+from jrlrp.trace.program import Equation
 
 Array = Any
 _CONV = ("window_strides", "padding", "lhs_dilation", "rhs_dilation", "dimension_numbers")

@@ -5,7 +5,8 @@
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -25,8 +26,6 @@ _CALLS = {
     "custom_jvp_call": "call_jaxpr",
     "custom_vjp_call": "call_jaxpr",
     "custom_vjp_call_jaxpr": "fun_jaxpr",
-    "remat2": "jaxpr",
-    "checkpoint": "jaxpr",
     "composite": "jaxpr",
 }
 
@@ -61,6 +60,66 @@ def called(eqn: Any) -> Any | None:
         return None
     jaxpr = eqn.params.get(key) or eqn.params.get("call_jaxpr") or eqn.params.get("jaxpr")
     return jaxpr if hasattr(jaxpr, "eqns") or hasattr(jaxpr, "jaxpr") else None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One jaxpr of a control-flow equation, and how its inputs and outputs meet those of the equation.
+
+    Attributes:
+      operands: the operand that each input is (or begins as).
+      results: the output of the equation that each output is, None for none.
+      carried: pairs (output, input): the output is the input of the next turn.
+      sliced: the inputs that are slices along the leading axis of their operand.
+      stacked: the outputs that are slices along the leading axis of their result.
+    """
+
+    jaxpr: Any
+    operands: tuple[int, ...]
+    results: tuple[int | None, ...]
+    carried: tuple[tuple[int, int], ...] = ()
+    sliced: frozenset[int] = frozenset()
+    stacked: frozenset[int] = frozenset()
+
+
+def bodies(eqn: Any) -> list[Layout] | None:
+    """Return the jaxprs of a control-flow equation, None if it is none."""
+    name, p, count = eqn.primitive.name, eqn.params, len(eqn.invars)
+    every, results = tuple(range(count)), tuple(range(len(eqn.outvars)))
+    if name in ("remat2", "checkpoint", "shard_map"):
+        return [Layout(p["jaxpr"], every, results)]
+    if name == "cond":
+        return [Layout(branch, tuple(range(1, count)), results) for branch in p["branches"]]
+    if name == "scan":
+        first, carries = _scan_counts(p)
+        carried = tuple((k, first + k) for k in range(carries))
+        sliced, stacked = frozenset(range(first + carries, count)), frozenset(results[carries:])
+        return [Layout(p["jaxpr"], every, results, carried, sliced, stacked)]
+    if name == "while":
+        tests, turns = p["cond_nconsts"], p["body_nconsts"]
+        carried = tuple((k, turns + k) for k in results)
+        test = Layout(p["cond_jaxpr"], every[:tests] + every[tests + turns :], (None,))
+        return [test, Layout(p["body_jaxpr"], every[tests:], results, carried)]
+    return None
+
+
+def _scan_counts(params: Mapping[str, Any]) -> tuple[int, int]:
+    """Return the numbers of constants and of carries of a scan."""
+    if "num_consts" in params:
+        return params["num_consts"], params["num_carry"]
+    consts, carry, _ = params["ft_in"].unpack()  # since JAX 0.12
+    return len(consts), len(carry)
+
+
+def shard_map(params: Mapping[str, Any], fun: Callable, whole: int) -> Callable:
+    """Return `fun` mapped over shards as an equation with these parameters maps its body.
+
+    Its last `whole` arguments are the same on every device.
+    """
+    in_specs = (*params["in_specs"], *[jax.sharding.PartitionSpec()] * whole)
+    axes = set(params.get("newly_manual_axes", params.get("manual_axes")))
+    options = {"mesh": params["mesh"], "axis_names": axes, "check_vma": params["check_vma"]}
+    return jax.shard_map(fun, in_specs=in_specs, out_specs=tuple(params["out_specs"]), **options)
 
 
 def is_literal(atom: Any) -> bool:

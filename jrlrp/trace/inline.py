@@ -1,105 +1,12 @@
 """Function → `Program`: one flat list of equations, every call inlined, name stack and source line kept."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
-
 from jrlrp.trace import compat, custom_call
-
-
-class Var:
-    """A value of the program, known by its identity."""
-
-    __slots__ = ("dtype", "shape")
-
-    def __init__(self, shape: tuple[int, ...], dtype: Any):
-        self.shape, self.dtype = tuple(shape), dtype
-
-    @property
-    def ndim(self) -> int:
-        return len(self.shape)
-
-    @property
-    def size(self) -> int:
-        return int(np.prod(self.shape, dtype=np.int64))
-
-    def __repr__(self) -> str:
-        return f"{self.dtype}[{','.join(map(str, self.shape))}]"
-
-
-class Literal(Var):
-    """A scalar that is known when the program is traced."""
-
-    __slots__ = ("value",)
-
-    def __init__(self, value: Any, dtype: Any):
-        super().__init__((), dtype)
-        self.value = value
-
-
-@dataclass(frozen=True, eq=False)
-class Equation:
-    """One primitive applied to variables, with the module path and the user's line it came from.
-
-    `declared` is what was said of it for this call alone: a kind or a rule; None for nothing.
-    """
-
-    primitive: str
-    inputs: tuple[Var, ...]
-    outputs: tuple[Var, ...]
-    params: dict[str, Any]
-    path: str
-    source: str
-    eqn: Any = field(repr=False)
-    declared: Any = field(default=None, repr=False, kw_only=True)
-
-    @property
-    def output(self) -> Var:
-        return self.outputs[0]
-
-    @property
-    def has_effects(self) -> bool:
-        return bool(self.eqn is not None and self.eqn.effects)
-
-    def run(self, values: Sequence[Any]) -> list[Any]:
-        """Evaluate the equation as the user's program does."""
-        return compat.run(self.eqn, values)
-
-    def bind(self, values: Sequence[Any], **overrides: Any) -> Any:
-        """Apply the primitive to other values (of other dtypes, say) and return its first output."""
-        return self.bind_all(values, **overrides)[0]
-
-    def bind_all(self, values: Sequence[Any], **overrides: Any) -> list[Any]:
-        """Apply the primitive to other values and return all of its outputs."""
-        return compat.bind(self.eqn, values, **overrides)
-
-
-@dataclass(frozen=True, eq=False)
-class Added(Equation):
-    """An equation that the library puts into a program.
-
-    `function` returns its outputs in a list; `places(operand, axis)` says where an operand's axis is in the output,
-    None if nowhere.
-    """
-
-    function: Callable = field(repr=False, default=lambda *values: values)
-    places: Callable = field(repr=False, default=lambda operand, axis: None)
-
-    def run(self, values: Sequence[Any]) -> list[Any]:
-        return self.function(*values)
-
-
-@dataclass(frozen=True, eq=False)
-class Program:
-    """A flat program; `constants` are the arrays that the traced function closed over."""
-
-    inputs: tuple[Var, ...]
-    constants: dict[Var, Any]
-    equations: tuple[Equation, ...]
-    outputs: tuple[Var, ...]
+from jrlrp.trace.control import Body, ControlFlow
+from jrlrp.trace.program import Equation, Literal, Program, Var
 
 
 def trace(
@@ -119,6 +26,20 @@ def trace(
 
 def _variable(v: Any) -> Var:
     return Var(v.aval.shape, v.aval.dtype)
+
+
+# A remat of operations that cost little is no more than a call: what stands before and after may belong with them.
+_REMAT = frozenset({"remat2", "checkpoint"})
+_DEAR = frozenset({"dot_general", "conv_general_dilated"})
+
+
+def _is_heavy(jaxpr: Any) -> bool:
+    """Tell whether a jaxpr holds matrix products, convolutions or control flow."""
+    for eqn in compat.parts(jaxpr)[0].eqns:
+        inner = compat.called(eqn)
+        if eqn.primitive.name in _DEAR or (_is_heavy(inner) if inner is not None else compat.bodies(eqn)):
+            return True
+    return False
 
 
 class _Inliner:
@@ -150,7 +71,9 @@ class _Inliner:
             name = eqn.primitive.name
             declared = custom_call.rule_of(eqn) or self.declared.get(name)
             kept = declared is not None or (self.keep_custom and name in compat.CUSTOM)
-            inner = None if kept else compat.called(eqn)
+            inner, layouts = (None, None) if kept else (compat.called(eqn), compat.bodies(eqn))
+            if layouts is not None and name in _REMAT and not _is_heavy(layouts[0].jaxpr):
+                inner = layouts[0].jaxpr
             if inner is not None:
                 inner, inner_consts = compat.parts(inner)
                 outputs = self.inline(inner, inner_consts, arguments, here, line)
@@ -159,6 +82,18 @@ class _Inliner:
             else:
                 outputs = [_variable(v) for v in eqn.outvars]
                 own = (name, tuple(arguments), tuple(outputs), eqn.params, here, line, eqn)
-                self.equations.append(Equation(*own, declared=declared))
+                if layouts is None:
+                    self.equations.append(Equation(*own, declared=declared))
+                else:
+                    bodies = tuple(self._body(layout, here, line) for layout in layouts)
+                    self.equations.append(ControlFlow(*own, bodies=bodies))
             scope.update(zip(eqn.outvars, outputs, strict=True))
         return [read(v) for v in jaxpr.outvars]
+
+    def _body(self, layout: compat.Layout, path: str, source: str) -> Body:
+        jaxpr, consts = compat.parts(layout.jaxpr)
+        inner = _Inliner(self.declared, self.keep_custom)
+        inputs = tuple(_variable(v) for v in jaxpr.invars)
+        outputs = inner.inline(jaxpr, consts, inputs, path, source)
+        program = Program(inputs, inner.constants, tuple(inner.equations), tuple(outputs))
+        return Body(program, layout.operands, layout.results, layout.carried, layout.sliced, layout.stacked)

@@ -12,13 +12,13 @@ import jrlrp
 from jrlrp.graph.axes import Axis, image
 from jrlrp.graph.build import build
 from jrlrp.graph.examples import example_axes
-from jrlrp.graph.ranges import value_ranges
+from jrlrp.graph.facts import Facts
 from jrlrp.trace.inline import trace
 
 
 def example_axis(f, *shape):
     program = trace(lambda x: [f(x)], [jnp.ones(shape)])
-    return example_axes(program, program.inputs, program.equations).get(program.outputs[0])
+    return example_axes(program, program.inputs, program.outputs).get(program.outputs[0])
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def example_axes_from(program, dim, size):
 )
 def test_ranges(f, low, high):
     program = trace(lambda x: [f(x)], [jnp.ones(4)])
-    lo, hi = value_ranges(program, {})[program.outputs[0]]
+    lo, hi = Facts(program)[program.outputs[0]].range
     np.testing.assert_allclose((lo, hi), (low, high), atol=1e-6)
     values = np.asarray(f(jnp.asarray(np.random.default_rng(0).normal(size=4) * 3)), np.float64)
     assert ((values >= lo - 1e-6) & (values <= hi + 1e-6) | np.isnan(values)).all()

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from jax.ad_checkpoint import checkpoint_name
 
-from jrlrp.trace.inline import Literal, trace
+from jrlrp.trace.control import ControlFlow
+from jrlrp.trace.inline import trace
+from jrlrp.trace.program import Literal
 
 
 def evaluate(program, args):
@@ -28,7 +30,7 @@ A = np.random.default_rng(0).normal(size=(3, 3))
 CALLS = {
     "jit": jax.jit(lambda x: jnp.tanh(x) @ A),
     "nested jit": jax.jit(lambda x: jax.jit(jnp.tanh)(jax.jit(jnp.tanh)(x))),
-    "checkpoint": jax.checkpoint(lambda x: jnp.tanh(x) @ A),
+    "checkpoint": jax.checkpoint(lambda x: jnp.tanh(x) * 2),
     "custom_jvp": jax.nn.relu,
     "custom_vjp": custom,
     "closed_call": lambda x: jax.closure_convert(jnp.tanh, x)[0](x),
@@ -66,6 +68,21 @@ def test_control_flow_runs_as_it_is():
     x = jnp.asarray(np.random.default_rng(1).normal(size=(2, 3)))
     for actual, expected in zip(evaluate(trace(f, [x]), [x]), f(x), strict=True):
         np.testing.assert_allclose(actual, expected)
+
+
+def test_control_flow_keeps_its_bodies():
+    def f(x):
+        y = jax.checkpoint(lambda x: jnp.tanh(x) @ A)(x)
+        y = jax.lax.cond(y[0, 0] > 0, jnp.sin, jnp.cos, y)
+        y, _ = jax.lax.scan(lambda h, row: (h * row, h), y, y)
+        return [jax.lax.while_loop(lambda c: c.sum() > 0, lambda c: c - 1, y)]
+
+    x = jnp.asarray(np.random.default_rng(1).normal(size=(3, 3)))
+    program = trace(f, [x])
+    control = [eqn for eqn in program.equations if isinstance(eqn, ControlFlow)]
+    assert [eqn.primitive for eqn in control] == ["remat2", "cond", "scan", "while"]
+    assert [len(eqn.bodies) for eqn in control] == [1, 2, 1, 2]
+    np.testing.assert_allclose(evaluate(program, [x]), f(x))
 
 
 def test_paths_join_and_lose_the_names_of_transforms():

@@ -1,0 +1,120 @@
+"""Control flow: equations that hold programs of their own, and how they are bound again to other bodies."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jrlrp.trace import compat
+from jrlrp.trace.program import Equation, Literal, Program, Var
+
+# What a body is evaluated by: a function of the values of its inputs, and of what goes along with them.
+Evaluate = Callable[[Sequence[Any], Any], Sequence[Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class Body:
+    """A program inside an equation; see `compat.Layout` for how it meets the equation."""
+
+    program: Program
+    operands: tuple[int, ...]
+    results: tuple[int | None, ...]
+    carried: tuple[tuple[int, int], ...] = ()
+    sliced: frozenset[int] = frozenset()
+    stacked: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, eq=False)
+class ControlFlow(Equation):
+    """A scan, cond, while, remat or shard_map. Its operands and outputs may be more than those of `eqn`."""
+
+    bodies: tuple[Body, ...] = field(repr=False, kw_only=True)
+
+    @property
+    def turns(self) -> int | None:
+        """How often the body of a scan runs; None for anything else."""
+        return self.params["length"] if self.primitive == "scan" else None
+
+    def run(self, values: Sequence[Any]) -> list[Any]:
+        if self.primitive == "while":
+            return compat.run(self.eqn, values)
+        return self.emit(values, [_plainly(body.program) for body in self.bodies])
+
+    def emit(self, values: Sequence[Any], evaluate: Sequence[Evaluate], along: Any = ()) -> list[Any]:
+        """Bind the primitive to `values`, with each of its bodies evaluated by a function.
+
+        Args:
+          values: of the operands.
+          evaluate: a function for each body: it gets the values of the body's inputs, and `along`.
+          along: arrays that every body gets; in a scan each turn gets its slice of them.
+        """
+        return list(_EMIT[self.primitive](self, values, evaluate, along))
+
+
+def _plainly(program: Program) -> Evaluate:
+    def evaluate(inputs: Sequence[Any], along: Any) -> list[Any]:
+        values: dict[Var, Any] = {**program.constants, **dict(zip(program.inputs, inputs, strict=True))}
+
+        def read(v: Var) -> Any:
+            return v.value if isinstance(v, Literal) else values[v]
+
+        for eqn in program.equations:
+            values.update(zip(eqn.outputs, eqn.run([read(v) for v in eqn.inputs]), strict=True))
+        return typed(map(read, program.outputs), program.outputs)
+
+    return evaluate
+
+
+def typed(values: Any, variables: Sequence[Var]) -> list[Any]:
+    """Return values in the dtypes of variables: what loops and branches have to agree on."""
+    return [jnp.asarray(value, v.dtype) for value, v in zip(values, variables, strict=True)]
+
+
+def _scan(eqn: ControlFlow, values: Sequence[Any], evaluate: Sequence[Evaluate], along: Any) -> list[Any]:
+    (body,), (step,) = eqn.bodies, evaluate
+    inputs = typed((values[k] for k in body.operands), body.program.inputs)
+    carried = dict(body.carried)
+    ys = [k for k in range(len(body.results)) if k not in carried]
+
+    def turn(carry: list[Any], slices: Any) -> tuple[list[Any], list[Any]]:
+        own, along = slices
+        now = {**dict(zip(carried.values(), carry, strict=True)), **own}
+        results = step([now.get(k, v) for k, v in enumerate(inputs)], along)
+        return [results[k] for k in carried], [results[k] for k in ys]
+
+    start, slices = [inputs[k] for k in carried.values()], {k: inputs[k] for k in sorted(body.sliced)}
+    options = {name: eqn.params[name] for name in ("length", "reverse", "unroll")}
+    end, stacks = jax.lax.scan(turn, start, (slices, along), **options)
+    made = {**dict(zip(carried, end, strict=True)), **dict(zip(ys, stacks, strict=True))}
+    return [made[k] for k in range(len(body.results))]
+
+
+def _cond(eqn: ControlFlow, values: Sequence[Any], evaluate: Sequence[Evaluate], along: Any) -> Any:
+    def branch(body: Body, step: Evaluate) -> Callable:
+        return lambda: step([values[k] for k in body.operands], along)
+
+    return jax.lax.switch(values[0], list(map(branch, eqn.bodies, evaluate)))
+
+
+def _remat(eqn: ControlFlow, values: Sequence[Any], evaluate: Sequence[Evaluate], along: Any) -> Any:
+    options = {name: eqn.params[name] for name in ("prevent_cse", "policy")}
+    return jax.checkpoint(lambda values, along: evaluate[0](values, along), **options)(list(values), along)
+
+
+def _shard_map(eqn: ControlFlow, values: Sequence[Any], evaluate: Sequence[Evaluate], along: Any) -> Any:
+    leaves, tree = jax.tree.flatten(along)
+
+    def local(*operands: Any) -> tuple[Any, ...]:
+        own = operands[: len(values)]
+        # What goes along is the same on all devices; it has to vary as what it is added to, so that its cotangent is
+        # the sum over devices.
+        varied = sum(jnp.sum(v, where=False) for v in own if jnp.issubdtype(v.dtype, jnp.floating))
+        rest = [leaf + jnp.asarray(varied, leaf.dtype) for leaf in operands[len(values) :]]
+        return tuple(evaluate[0](own, jax.tree.unflatten(tree, rest)))
+
+    return compat.shard_map(eqn.params, local, len(leaves))(*values, *leaves)
+
+
+_EMIT = {"scan": _scan, "cond": _cond, "remat2": _remat, "checkpoint": _remat, "shard_map": _shard_map}

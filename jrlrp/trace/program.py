@@ -1,0 +1,101 @@
+"""A traced function as data: variables, equations, and the flat programs they make up."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from jrlrp.trace import compat
+
+
+class Var:
+    """A value of the program, known by its identity."""
+
+    __slots__ = ("dtype", "shape")
+
+    def __init__(self, shape: tuple[int, ...], dtype: Any):
+        self.shape, self.dtype = tuple(shape), dtype
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    def __repr__(self) -> str:
+        return f"{self.dtype}[{','.join(map(str, self.shape))}]"
+
+
+class Literal(Var):
+    """A scalar that is known when the program is traced."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any, dtype: Any):
+        super().__init__((), dtype)
+        self.value = value
+
+
+@dataclass(frozen=True, eq=False)
+class Equation:
+    """One primitive applied to variables, with the module path and the user's line it came from.
+
+    `declared` is what was said of it for this call alone: a kind or a rule; None for nothing.
+    """
+
+    primitive: str
+    inputs: tuple[Var, ...]
+    outputs: tuple[Var, ...]
+    params: dict[str, Any]
+    path: str
+    source: str
+    eqn: Any = field(repr=False)
+    declared: Any = field(default=None, repr=False, kw_only=True)
+
+    @property
+    def output(self) -> Var:
+        return self.outputs[0]
+
+    @property
+    def has_effects(self) -> bool:
+        return bool(self.eqn is not None and self.eqn.effects)
+
+    def run(self, values: Sequence[Any]) -> list[Any]:
+        """Evaluate the equation as the user's program does."""
+        return compat.run(self.eqn, values)
+
+    def bind(self, values: Sequence[Any], **overrides: Any) -> Any:
+        """Apply the primitive to other values (of other dtypes, say) and return its first output."""
+        return self.bind_all(values, **overrides)[0]
+
+    def bind_all(self, values: Sequence[Any], **overrides: Any) -> list[Any]:
+        """Apply the primitive to other values and return all of its outputs."""
+        return compat.bind(self.eqn, values, **overrides)
+
+
+@dataclass(frozen=True, eq=False)
+class Added(Equation):
+    """An equation that the library puts into a program.
+
+    `function` returns its outputs in a list; `places(operand, axis)` says where an operand's axis is in the output,
+    None if nowhere.
+    """
+
+    function: Callable = field(repr=False, default=lambda *values: values)
+    places: Callable = field(repr=False, default=lambda operand, axis: None)
+
+    def run(self, values: Sequence[Any]) -> list[Any]:
+        return self.function(*values)
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """A flat program; `constants` are the arrays that the traced function closed over."""
+
+    inputs: tuple[Var, ...]
+    constants: dict[Var, Any]
+    equations: tuple[Equation, ...]
+    outputs: tuple[Var, ...]
