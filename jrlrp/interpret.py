@@ -15,6 +15,7 @@ from jrlrp.graph.layers import layer_of, wide
 from jrlrp.graph.nodes import Control, Node
 from jrlrp.probes import Passage, Probe
 from jrlrp.rules.base import Rule, saturate
+from jrlrp.trace import compat
 from jrlrp.trace.program import Equation, Literal, Var
 
 NO_PROBES: Mapping[Node, Probe] = MappingProxyType({})
@@ -121,6 +122,7 @@ def _bind(
     """Evaluate a node as a function whose pullback is its rule."""
     rule = Transpose() if rule is None or rule.native else rule
     parameters, put_back = rule.split()
+    axes = frozenset() if probe is None else frozenset().union(*map(compat.mesh_axes, jax.tree.leaves(probe.zeros)))
 
     @jax.custom_vjp
     def evaluate(inputs, constants, parameters, zeros):
@@ -140,7 +142,8 @@ def _bind(
         passed = tuple(saturate(r, x.dtype).astype(x.dtype) for r, x in zip(shares, inputs, strict=True))
         if probe is None:
             return passed, None, None, None
-        return passed, None, None, probe.measure(Passage(rule, layer, wide_inputs, outputs, received, _widened(passed)))
+        passage = Passage(rule, layer, wide_inputs, outputs, received, _widened(passed), axes)
+        return passed, None, None, probe.measure(passage)
 
     evaluate.defvjp(forward, backward)
     return evaluate(tuple(inputs), tuple(constants), parameters, None if probe is None else probe.zeros)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from jrlrp.errors import ArgumentError
@@ -17,6 +18,7 @@ from jrlrp.graph.graph import Graph
 from jrlrp.graph.layers import wide
 from jrlrp.graph.nodes import Control, Node
 from jrlrp.rules.base import Array, Rule, bound, saturate
+from jrlrp.trace import compat
 
 # What the audit measures of each node: Σ R that came in, went out, and was kept by biases and by stabilisers; Σ |R|
 # in and out; the number of relevances and ratios that were cut off at their bounds.
@@ -25,7 +27,10 @@ AMOUNTS = ("received", "passed", "bias", "stabilizer", "size_received", "size_pa
 
 @dataclass(frozen=True)
 class Passage:
-    """One node's relevance on its way: tuples of outputs and what each received, of inputs and what each was passed."""
+    """One node's relevance on its way: tuples of outputs and what each received, of inputs and what each was passed.
+
+    `axes` are those of the mesh, inside shard_map, along which devices add up what they measure.
+    """
 
     rule: Rule
     layer: Any
@@ -33,6 +38,7 @@ class Passage:
     outputs: Sequence[Array]
     received: Sequence[Array]
     passed: Sequence[Array]
+    axes: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -127,11 +133,20 @@ def _audit(node: Node, turns: tuple[int, ...], gradient: bool) -> Probe:
             "size_passed": _total([jnp.abs(r) for r in passed]),
             "saturated": kept.get("saturated", 0) + sum(jnp.sum(jnp.abs(r) >= limit) for r in passed),
         }
-        return saturate(jnp.stack([jnp.asarray(amounts[name], dtype) for name in AMOUNTS]), dtype)
+        own = [_of_device(jnp.asarray(amounts[name], dtype), passage.axes) for name in AMOUNTS]
+        return saturate(jnp.stack(own), dtype)
 
     limit = 0.99 * min(bound(v.dtype) for v in node.inputs)  # the values were rounded to their dtype
     dtype = wide(*(v.dtype for v in node.outputs if jnp.issubdtype(v.dtype, jnp.floating)))
     return Probe(jnp.zeros((*turns, len(AMOUNTS)), dtype), measure)
+
+
+def _of_device(amount: Array, axes: frozenset[str]) -> Array:
+    """Return one device's part of an amount that is the same along some of the axes that it will be summed over."""
+    same = tuple(axes - compat.mesh_axes(amount))
+    if not same:
+        return amount
+    return jax.lax.pcast(amount / jax.lax.axis_size(same), same, to="varying")
 
 
 def _relevance(cotangents: Sequence[Array], values: Sequence[Array], gradient: bool) -> list[Array]:

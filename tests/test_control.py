@@ -451,8 +451,8 @@ def sharded(f, in_spec=("data",), out_spec=("data",)):
 @needs_two_devices
 @pytest.mark.parametrize("rules", RULES)
 def test_a_function_with_shards_of_its_batch(rules):
-    f = lambda x: jax.nn.relu(sharded(batched)(2 * x) + 1.0) @ W2
-    plain = lambda x: jax.nn.relu(batched(2 * x) + 1.0) @ W2
+    f = lambda x: jax.nn.relu(sharded(batched)(2 * x) + 1.0) @ WX[:2]
+    plain = lambda x: jax.nn.relu(batched(2 * x) + 1.0) @ WX[:2]
     explain = functools.partial(jrlrp.relevance, rules=RULES[rules])
     np.testing.assert_allclose(jax.jit(explain(f))(BATCH), explain(plain)(BATCH), rtol=1e-9, atol=1e-12)
 

@@ -139,7 +139,7 @@ def classical(epsilon: Any = 1e-6) -> list[tuple[Matcher, Rule]]:
     """Return the entries that all classical presets share: ε for whatever is not conv or dense, ratio sums."""
     return [
         (match("affine"), Epsilon(epsilon)),
-        (match("average_pool"), Epsilon(epsilon)),
+        (match(("average_pool", "normalisation")), Epsilon(epsilon)),
         (match("sum"), ShareRatio(epsilon)),
         (match("product"), SignalTakesAll(Epsilon(epsilon))),
         (match("softmax"), SoftmaxTaylor()),

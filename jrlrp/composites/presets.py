@@ -34,7 +34,7 @@ def relative(skip: str = "absolute") -> Composite:
     rule = Relative()
     return Composite(
         [
-            (match(("affine", "average_pool")), rule),
+            (match(("affine", "average_pool", "normalisation")), rule),
             (match("sum"), _SKIPS[skip]),
             (match("product"), SignalTakesAll(rule)),
             (match("softmax"), Block()),
@@ -153,7 +153,9 @@ def deep_taylor(low: Any = None, high: Any = None) -> Composite:
 
 
 def attn_lrp(epsilon: Any = 1e-6) -> Composite:
-    """ε for conv and dense layers, equal parts for every product, gates included, and the Taylor rule for softmax.
+    """AttnLRP: ε for conv and dense layers, equal parts for the factors of every product, the Taylor rule for softmax.
+
+    Normalisations pass relevance on.
 
     Args:
       epsilon: the stabiliser of all layers, ≥ 0.
@@ -164,7 +166,8 @@ def attn_lrp(epsilon: Any = 1e-6) -> Composite:
     Source: Achtibat et al. 2024, "AttnLRP: attention-aware layer-wise relevance propagation for transformers".
     """
     rule = Epsilon(epsilon)
-    return Composite([*classical(), (match("affine"), rule), (match("product"), Uniform(rule))])
+    entries = [(match("affine"), rule), (match("product"), Uniform(rule)), (match("normalisation"), Pass())]
+    return Composite([*classical(), *entries])
 
 
 def cp_lrp(epsilon: Any = 1e-6) -> Composite:

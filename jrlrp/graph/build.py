@@ -17,6 +17,7 @@ from jrlrp.graph.graph import Graph, ended, schedule
 from jrlrp.graph.kinds import meaning_of, rule_of
 from jrlrp.graph.nodes import Activation, Choice, Control, Custom, Movement, Node, Opaque, Softmax
 from jrlrp.graph.normalise import normalise
+from jrlrp.graph.norms import normalisations
 from jrlrp.graph.place import placed, traced_back
 from jrlrp.trace.control import Body, ControlFlow
 from jrlrp.trace.program import Equation, Program, Var
@@ -51,6 +52,7 @@ def _grouped(flow: Flow, axes: Mapping[Var, Axis], ids: frozenset[Var], whole: b
     nodes += _controls(flow, axes, ids, taken)
     nodes += _softmaxes(flow, taken)
     links = elementwise_links(flow)
+    nodes += normalisations(flow, links, taken)
     nodes += _activations(flow, links, taken)
     nodes += affine_layers(flow, links, taken)
     nodes += combinations(flow, taken)

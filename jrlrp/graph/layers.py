@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jrlrp.graph.nodes import Affine, Choice, Custom, Node, Product, Softmax, Step, Sum
+from jrlrp.graph.nodes import Affine, Choice, Custom, Node, Normalisation, Product, Softmax, Step, Sum
 from jrlrp.graph.spelling import DepthwiseConv
 from jrlrp.trace.program import Equation, Literal, Var
 
@@ -182,6 +182,48 @@ class LinearLayer(Layer):
         return b
 
 
+class NormalisationLayer(Layer):
+    """A normalisation with its statistics held: z = map(x) + bias, as of a `LinearLayer` without weights."""
+
+    weight = None
+
+    def __init__(self, node: Normalisation, constants: Sequence[Array], x: Array):
+        super().__init__(node, constants)
+        self._x = x
+
+    @cached_property
+    def _values(self) -> dict[Var, Array]:
+        """All values inside, the statistics among them."""
+        node, values = self._node, dict(zip(self._node.constants, self._constants, strict=True))
+        values[node.inputs[0]] = self._x.astype(node.inputs[0].dtype)
+        for eqn in node.equations:
+            arguments = [v.value if isinstance(v, Literal) else values[v] for v in eqn.inputs]
+            values.update(zip(eqn.outputs, eqn.run(arguments), strict=True))
+        return values
+
+    def _with_statistics_held(self, x: Array) -> Array:
+        node: Normalisation = self._node  # type: ignore[assignment]
+        values = {node.inputs[0]: x.astype(node.inputs[0].dtype)}
+        for eqn, held in node.held.items():
+            arguments = [
+                v.value if isinstance(v, Literal) else self._values[v] if k in held or v not in values else values[v]
+                for k, v in enumerate(eqn.inputs)
+            ]
+            values.update(zip(eqn.outputs, eqn.run(arguments), strict=True))
+        return values[node.output].astype(wide(node.output.dtype))
+
+    @cached_property
+    def bias(self) -> Array:
+        return self._with_statistics_held(jnp.zeros_like(self._x))
+
+    def map(self, x: Array, weight: None = None) -> Array:
+        return self._with_statistics_held(x) - self.bias
+
+    def pull(self, r: Array, weight: None = None) -> Array:
+        outputs, back = jax.vjp(self._with_statistics_held, self._x)
+        return back(r.astype(outputs.dtype))[0]
+
+
 @jax.custom_batching.custom_vmap
 def zero_after(relevance: Array) -> Array:
     """Return 0, but on CPUs not before `relevance` is known.
@@ -301,6 +343,8 @@ def layer_of(node: Node, inputs: Sequence[Array], constants: Sequence[Array], re
     """Return the numbers of a node whose outputs have these relevances."""
     if isinstance(node, Affine):
         return LinearLayer(node, constants, inputs[0], relevances[0])
+    if isinstance(node, Normalisation):
+        return NormalisationLayer(node, constants, inputs[0])
     if isinstance(node, Sum):
         return SumLayer(node, constants)
     if isinstance(node, Choice):

@@ -1,6 +1,6 @@
 """Node types: what a group of equations means together. All frozen; none holds a number of the run."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
@@ -15,8 +15,8 @@ AFFINE = ("conv", "dense", "linear", "scale")
 MIXING = ("conv", "dense", "linear")
 POOL = ("average_pool", "max_pool")
 KINDS = tuple(
-    """conv dense linear scale average_pool max_pool activation factor sum product softmax movement embedding custom
-    scan cond remat shard_map opaque""".split()
+    """conv dense linear scale average_pool max_pool normalisation activation factor sum product softmax movement
+    embedding custom scan cond remat shard_map opaque""".split()
 )
 CONTROL = ("scan", "cond", "remat", "shard_map")
 GROUPS = {"affine": AFFINE, "pool": POOL}
@@ -184,6 +184,19 @@ class Affine(Node):
     @property
     def anchor(self) -> Equation:
         return self.core or self.equations[0]  # what follows may be another module's bias or batch norm
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Normalisation(Node):
+    """Centring and scaling of its one input by statistics of it, with the gain and bias after that.
+
+    The output has the input's entries in their order, if perhaps in another shape.
+
+    Attributes:
+      held: the equations that are linear in the input once the statistics are held, each with the operands to hold.
+    """
+
+    held: Mapping[Equation, frozenset[int]]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

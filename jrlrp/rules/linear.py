@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jrlrp.errors import RuleError
 from jrlrp.rules.base import Array, Rule, check_epsilon, ratio, ratio_bound, stabilize
 
-LINEAR_KINDS = frozenset({"conv", "dense", "linear", "scale", "average_pool"})
+LINEAR_KINDS = frozenset({"conv", "dense", "linear", "scale", "average_pool", "normalisation"})
 BIAS = ("absorb", "ignore", "distribute")
 
 
@@ -66,6 +66,11 @@ class LinearRule(Rule):
             expected = ", ".join(map(repr, self.policies))
             raise RuleError(f"{type(self).__name__}(bias={self.bias!r}): expected one of {expected}.")
 
+    def unfit(self, node: Any) -> str | None:
+        if self.bias != "distribute" or node.kind != "normalisation":
+            return None
+        return f"{type(self).__name__}(bias='distribute') spreads the bias over the weights, and this map has none"
+
     def portions(self, layer: Any, x: Array, output: Array) -> Iterable[Portion]:
         """Return what is shared, for the layer's input `x` and output."""
         raise TypeError(f"{type(self).__name__} defines no portions(layer, x, output).")
@@ -95,9 +100,9 @@ class LinearRule(Rule):
 
 
 class WeightRule(LinearRule):
-    """A rule that looks at single weights, which maps of kind "linear" do not have."""
+    """A rule that looks at single weights, which maps of kind "linear" and normalisations do not have."""
 
     def unfit(self, node: Any) -> str | None:
-        if node.kind != "linear":
-            return None
+        if node.kind not in ("linear", "normalisation"):
+            return super().unfit(node)
         return f"{type(self).__name__} looks at single weights, and this map has none; Epsilon, Zero or Relative fit"

@@ -21,11 +21,11 @@ class Pass(Rule):
     kinds = LINEAR_KINDS | {"activation", "factor", "softmax", "custom"}
 
     def unfit(self, node: Any) -> str | None:
-        same = node.inputs[0].shape == node.shape
+        same = node.inputs[0].shape == node.shape or node.kind == "normalisation"
         return None if same else f"Pass needs an input of the output's shape {node.shape}, not {node.inputs[0].shape}"
 
     def __call__(self, layer: Any, inputs: Sequence[Array], output: Array, relevance: Array) -> tuple[Array]:
-        return (relevance,)
+        return (relevance.reshape(inputs[0].shape),)
 
 
 @dataclass(frozen=True, repr=False)

@@ -122,6 +122,11 @@ def shard_map(params: Mapping[str, Any], fun: Callable, whole: int) -> Callable:
     return jax.shard_map(fun, in_specs=in_specs, out_specs=tuple(params["out_specs"]), **options)
 
 
+def mesh_axes(x: Any) -> frozenset[str]:
+    """Return the axes of the mesh along which a value differs, inside shard_map."""
+    return frozenset(jax.typeof(x).manual_axis_type.varying)
+
+
 def is_literal(atom: Any) -> bool:
     return isinstance(atom, jex.Literal)
 

@@ -128,7 +128,10 @@ def keras():
 
 # For each: the network, and how its affine layers, pools and the rest are counted.
 NETS = {
-    "linen": (linen, {"conv": 6, "dense": 2, "scale": 1, "activation": 6, "sum": 2, "max_pool": 1, "average_pool": 1}),
+    "linen": (
+        linen,
+        {"conv": 6, "dense": 2, "scale": 1, "activation": 6, "sum": 2, "max_pool": 1, "average_pool": 1, "remat": 1},
+    ),
     "nnx": (nnx_module, {"conv": 2, "dense": 2, "activation": 3, "max_pool": 1}),
     "equinox": (equinox, {"conv": 2, "dense": 3, "activation": 4, "max_pool": 1, "average_pool": 1}),
     "haiku": (haiku, {"conv": 2, "dense": 2, "activation": 2, "average_pool": 1}),
