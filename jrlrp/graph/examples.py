@@ -189,7 +189,7 @@ def own_indices(program: Program) -> dict[Var, tuple[int | None, ...]]:
 
 def _can_count(v: Var) -> bool:
     """Tell whether a dtype is an integer's that can hold every index of the array."""
-    return v.dtype.kind in "iu" and max(v.shape, default=0) <= np.iinfo(v.dtype).max
+    return jnp.issubdtype(v.dtype, jnp.integer) and max(v.shape, default=0) <= np.iinfo(v.dtype).max
 
 
 def _is_known(value: Any) -> bool:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 
+import jax.numpy as jnp
 import numpy as np
 
 from jrlrp.trace.program import Equation, Literal, Var
@@ -136,7 +137,7 @@ def _keep(eqn: Equation, x: Range, *rest: Range) -> Range:
 
 
 def _cast(eqn: Equation, x: Range) -> Range:
-    if eqn.output.dtype.kind in "iu" and all(map(math.isfinite, x)):
+    if jnp.issubdtype(eqn.output.dtype, jnp.integer) and all(map(math.isfinite, x)):
         return float(math.floor(x[0])), float(math.ceil(x[1]))
     return x
 
