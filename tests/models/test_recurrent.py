@@ -186,7 +186,7 @@ def linear_attention(dtype):
     return f
 
 
-LAYERS = keras.layers
+LAYERS, INIT = keras.layers, {"recurrent_initializer": "glorot_uniform"}
 # For each: how it is made for a dtype, and how many products with a gate it has in each of its loops.
 NETS = {
     "linen LSTM": (linen(nn.LSTMCell), 3),
@@ -204,11 +204,13 @@ NETS = {
     "haiku GRU": (haiku(lambda: hk.GRU(H)), 3),
     "haiku vanilla": (haiku(lambda: hk.VanillaRNN(H)), 0),
     "haiku deep": (haiku(lambda: hk.DeepRNN([hk.LSTM(H), jax.nn.relu, hk.LSTM(H)])), 6),
-    "keras LSTM": (of_keras(lambda dtype: LAYERS.LSTM(H, dtype=dtype)), 3),
-    "keras GRU": (of_keras(lambda dtype: LAYERS.GRU(H, dtype=dtype)), 3),
-    "keras simple": (of_keras(lambda dtype: LAYERS.SimpleRNN(H, dtype=dtype)), 0),
+    "keras LSTM": (of_keras(lambda dtype: LAYERS.LSTM(H, dtype=dtype, **INIT)), 3),
+    "keras GRU": (of_keras(lambda dtype: LAYERS.GRU(H, dtype=dtype, **INIT)), 3),
+    "keras simple": (of_keras(lambda dtype: LAYERS.SimpleRNN(H, dtype=dtype, **INIT)), 0),
     "keras bidirectional": (
-        of_keras(lambda dtype: LAYERS.Bidirectional(LAYERS.LSTM(H, dtype=dtype), merge_mode="sum", dtype=dtype)),
+        of_keras(
+            lambda dtype: LAYERS.Bidirectional(LAYERS.LSTM(H, dtype=dtype, **INIT), merge_mode="sum", dtype=dtype)
+        ),
         6,
     ),
     "by hand": (by_hand, 3),
@@ -217,6 +219,7 @@ NETS = {
     "associative scan": (selective_scan(by_associative_scan), None),
     "linear attention": (linear_attention, 0),
 }
+FAST = ("linen LSTM", "equinox GRU", "by hand", "selective scan")
 RULES = {
     "relative": jrlrp.relative(),
     "epsilon": jrlrp.epsilon(),
@@ -225,7 +228,9 @@ RULES = {
 }
 
 
-@pytest.fixture(params=NETS, scope="module")
+@pytest.fixture(
+    params=[name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in NETS], scope="module"
+)
 def net(request):
     make, gates = NETS[request.param]
     return make(jnp.float32), make(jnp.bfloat16), gates

@@ -1,0 +1,110 @@
+"""Models that others wrote are explained whole: nothing unsupported, maps finite, all relevance accounted for.
+
+`make test-models` runs all of them and prints the table; `make test` runs a few.
+"""
+
+import sys
+import time
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from zoo import TRANSFORMERS, VOCABULARY, WITH_ATTENTION, ZOO, Model
+
+import jrlrp
+
+FAST = ("GPT-2", "BERT", "Equinox attention", "Linen decoder, scanned and rematerialised")
+
+
+@dataclass(frozen=True)
+class Row:
+    """What the table says of one model: `gap` in parts of the largest Σ|R| of a node."""
+
+    name: str
+    equations: int
+    coverage: float
+    gap: float
+    seconds: float
+
+
+def examine(name: str) -> Row:
+    """Check one model, and return what was found."""
+    started, model = time.perf_counter(), ZOO[name]()
+    every = tuple(range(len(model.args)))
+    plan = jrlrp.plan(model.fun, *model.args, argnums=every)
+    assert plan.unsupported == [] and plan.coverage == 1.0, str(plan)
+    second = jrlrp.attn_lrp() if name in WITH_ATTENTION else jrlrp.epsilon_plus()
+    gap = max(conservation_gap(model, every, rules) for rules in (jrlrp.relative(), second))
+    check_gradient(model, every)
+    count = sum(len(node.equations) for node in plan.nodes)
+    return Row(name, count, plan.coverage, gap, time.perf_counter() - started)
+
+
+def conservation_gap(model: Model, every: tuple[int, ...], rules: jrlrp.Composite) -> float:
+    def both(*args):
+        explain = jrlrp.relevance(model.fun, argnums=every, rules=rules)
+        return explain(*args), jrlrp.audit(model.fun, *args, argnums=every, rules=rules)
+
+    maps, audit = jax.jit(both)(*model.args)
+    for r, x in zip(maps, model.args, strict=True):
+        assert r.shape == x.shape and np.isfinite(r).all() and np.abs(r).max() > 0
+    assert not np.sum(audit.saturated)
+    gap = float(np.abs(audit.gap) / np.max(audit.size_received))
+    assert gap < 1e-4, str(audit)
+    return gap
+
+
+def check_gradient(model: Model, every: tuple[int, ...]) -> None:
+    """Gradient × input is that, for numbers; for ids, what the rows of the table times their gradients are."""
+    maps = jax.jit(jrlrp.relevance(model.fun, argnums=every, rules=jrlrp.gradient_times_input()))(*model.args)
+    score = lambda *args: jnp.max(model.fun(*args), axis=-1).sum()
+    floats = tuple(k for k in every if np.issubdtype(model.args[k].dtype, np.floating))
+    if floats:
+        gradients = jax.jit(jax.grad(score, argnums=floats))(*model.args)
+        for k, gradient in zip(floats, gradients, strict=True):
+            compare(maps[k], model.args[k] * gradient)
+    if model.table is not None:
+        fun, table = model.table()
+        rows = (table * jax.grad(lambda table: jnp.max(fun(table), axis=-1).sum())(table)).sum(-1)
+        (ids,) = model.args
+        compare(np.bincount(ids.ravel(), np.ravel(maps[0]), VOCABULARY), rows)
+
+
+def compare(actual, expected):
+    np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=2e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in ZOO])
+def test_a_model_is_explained(name):
+    if name in TRANSFORMERS:
+        pytest.importorskip("transformers")
+    with jax.enable_x64(False):
+        row = examine(name)
+    print(row)
+
+
+def main(names: list[str]) -> int:
+    """Print the table of the models; return how many of them failed."""
+    from rich.console import Console
+    from rich.progress import track
+    from rich.table import Table
+
+    table = Table("model", "active equations", "coverage", "gap", "seconds", title="Models that others wrote")
+    failures = {}
+    for name in track(names):
+        try:
+            row = examine(name)
+            table.add_row(name, str(row.equations), f"{row.coverage:.0%}", f"{row.gap:.0e}", f"{row.seconds:.0f}")
+        except Exception as error:  # the others are wanted too
+            failures[name] = f"{type(error).__name__}: {error}"
+            table.add_row(name, "failed")
+    Console(width=100).print(table)
+    for name, text in failures.items():
+        print(f"{name}: {text[:2000]}")
+    return len(failures)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:] or list(ZOO)))
