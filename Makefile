@@ -20,10 +20,11 @@ lint: $(VENV)/.test
 bench: $(VENV)/.bench $(PEERS)/.peers
 	$(RUN) tests/benchmarks/bench_speed.py --peers $(PEERS)/bin/python $(ARGS)
 
-# Makes the goldens again with zennit and captum, and prints how far from them jrlrp is.
+# Makes the goldens again with zennit, captum and LXT, and prints how far from them jrlrp is.
 parity: $(VENV)/.bench $(PEERS)/.peers
 	$(PEERS)/bin/python tests/parity/make_zennit.py
 	$(PEERS)/bin/python tests/parity/make_captum.py
+	$(PEERS)/bin/python tests/parity/make_lxt.py
 	$(RUN) tests/parity/test_parity.py
 
 $(VENV)/.%: pyproject.toml | $(VENV)
@@ -35,8 +36,9 @@ $(VENV):
 
 $(PEERS)/.peers:
 	$(PYTHON) -m venv $(PEERS)
-	$(PEERS)/bin/python -m pip install --quiet torch==2.13.0 numpy pillow matplotlib packaging tqdm
-	$(PEERS)/bin/python -m pip install --quiet --no-deps zennit==0.5.1 captum==0.9.0
+	$(PEERS)/bin/python -m pip install --quiet torch==2.13.0 transformers==4.52.4 accelerate numpy pillow matplotlib \
+	    packaging tabulate tqdm
+	$(PEERS)/bin/python -m pip install --quiet --no-deps zennit==0.5.1 captum==0.9.0 lxt==2.1
 	touch $@
 
 clean:

@@ -83,7 +83,7 @@ class Target:
     def initial(self, outputs: Any) -> Any:
         """Return the initial relevance, in the outputs' structure."""
         if not callable(self.form):
-            return jax.tree.map(lambda out: jnp.where(self.mask(out) > 0, out, 0), outputs)
+            return jax.tree.map(lambda out: jnp.where((self.mask(out) > 0) & jnp.isfinite(out), out, 0), outputs)
         relevance = self.form(outputs)
         return matching(relevance, outputs, "the callable target")
 

@@ -310,7 +310,9 @@ class ProductLayer(Layer):
             operand=k,
             weight=w,
         )
-        return LinearLayer(node, [inputs[other]], inputs[k], relevance)
+        # Attention of a row that is masked out whole is 0/0, and its relevance 0: together they must not be NaN.
+        weight = jnp.where(jnp.isfinite(inputs[other]), inputs[other], 0)
+        return LinearLayer(node, [weight], inputs[k], relevance)
 
 
 class CustomLayer(Layer):

@@ -113,9 +113,9 @@ def bound(dtype: Any) -> float:
 
 
 def saturate(r: Array, dtype: Any) -> Array:
-    """Clip relevance to the bound of `dtype`."""
+    """Clip relevance to the bound of `dtype`; NaN, which only values that are no numbers can make, is none."""
     limit = bound(dtype)
-    return jnp.clip(r, -limit, limit)
+    return jnp.where(r == r, jnp.clip(r, -limit, limit), 0)
 
 
 def stabilize(z: Array, epsilon: Any) -> Array:
@@ -129,9 +129,9 @@ def ratio_bound(dtype: Any) -> float:
 
 
 def ratio(r: Array, z: Array) -> Array:
-    """Return r / z, 0 where z is 0, saturating at ±`ratio_bound`."""
+    """Return r / z, 0 where z is 0 or NaN, saturating at ±`ratio_bound`."""
     limit = ratio_bound(z.dtype)
-    zero = z == 0
+    zero = ~(jnp.abs(z) > 0)
     return jnp.where(zero, 0, jnp.clip(r / jnp.where(zero, 1, z), -limit, limit))
 
 

@@ -32,7 +32,8 @@ class Relative(Rule):
         # relevance leaves the dtype.
         size = mean_size(relevance, z_axis)
         unit = relevance / spread(_or_one(size), relevance, z_axis)
-        share = saturate(x * layer.pull(jnp.sign(output) * unit), x.dtype)
+        signed = jnp.where(output > 0, unit, jnp.where(output < 0, -unit, 0))
+        share = saturate(x * layer.pull(signed), x.dtype)
         unit_share = share / spread(_or_one(mean_size(share, x_axis)), x, x_axis)
         return (unit_share * spread(size * (output.size / max(x.size, 1)), x, x_axis),)
 

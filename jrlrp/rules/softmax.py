@@ -21,4 +21,5 @@ class SoftmaxTaylor(Rule):
     def __call__(self, layer: Any, inputs: Sequence[Array], output: Array, relevance: Array) -> tuple[Array]:
         (x,) = inputs
         total = jnp.sum(relevance, axis=layer.dims, keepdims=True)
-        return (jnp.where(jnp.isfinite(x), x, 0) * (relevance - output * total),)
+        s = jnp.where(jnp.isfinite(output), output, 0)  # a row that is masked out whole is 0/0
+        return (jnp.where(jnp.isfinite(x), x, 0) * (relevance - s * total),)
