@@ -4,7 +4,7 @@ VENV := .venv$(if $(filter-out python3,$(PYTHON)),-$(notdir $(PYTHON)))
 RUN := $(VENV)/bin/python
 PEERS := $(VENV)-peers
 
-.PHONY: demo test lint bench parity clean
+.PHONY: demo test test-models lint bench parity clean
 
 demo: $(VENV)/.demo
 	$(RUN) examples/explain_photo.py --rules relative,epsilon_plus --output out/photo.png
@@ -12,12 +12,18 @@ demo: $(VENV)/.demo
 test: $(VENV)/.test
 	JAX_PLATFORMS=cpu $(RUN) -m pytest -n 2 $(ARGS)
 
+# Explains the models of other people's packages and prints a table of them.
+test-models: $(VENV)/.models
+	JAX_PLATFORMS=cpu $(RUN) tests/models/test_zoo.py $(ARGS)
+	JAX_PLATFORMS=cpu $(RUN) -m pytest -n 2 -m slow tests/models/test_recurrent.py
+
 lint: $(VENV)/.test
 	$(RUN) -m ruff check jrlrp tests examples
 	$(RUN) -m ruff format --check jrlrp tests examples
 	$(RUN) -m mypy
 
 bench: $(VENV)/.bench $(PEERS)/.peers
+	$(RUN) tests/benchmarks/bench_sequences.py $(ARGS)
 	$(RUN) tests/benchmarks/bench_speed.py --peers $(PEERS)/bin/python $(ARGS)
 
 # Makes the goldens again with zennit, captum and LXT, and prints how far from them jrlrp is.

@@ -155,7 +155,8 @@ def deep_taylor(low: Any = None, high: Any = None) -> Composite:
 def attn_lrp(epsilon: Any = 1e-6) -> Composite:
     """AttnLRP: ε for conv and dense layers, equal parts for the factors of every product, the Taylor rule for softmax.
 
-    Normalisations pass relevance on.
+    Normalisations pass relevance on (Proposition 3.4). The authors' own code holds the deviation of layer norms alone;
+    `Composite([(match("normalisation"), Epsilon())], base=attn_lrp())` does so too.
 
     Args:
       epsilon: the stabiliser of all layers, ≥ 0.

@@ -10,6 +10,8 @@ from jrlrp.trace.program import Var
 
 # Kinds of node that an origin is seen through.
 _THROUGH = frozenset({"movement", "factor", "scale"})
+# Kinds that make of a softmax's weights other such weights: the largest of them, sums of them.
+_WEIGHTS_STAY = frozenset({"max_pool", "average_pool", "normalisation"})
 
 
 def placed(graph: Graph, after: Iterable[Var] = (), before: Iterable[Var] = ()) -> Graph:
@@ -105,7 +107,9 @@ def traced_back(graph: Graph, known: Mapping[Var, str | None]) -> tuple[Graph, d
             return trace_bodies(node)
         if isinstance(node, Product):
             node = replace(node, origins=tuple(origin.get(v) for v in node.inputs))
-        kinds = {origin.get(v) for v in node.inputs} if node.kind in _THROUGH else {node.kind}
+        kinds = {origin.get(v) for v in node.inputs}
+        if node.kind not in _THROUGH and not (node.kind in _WEIGHTS_STAY and kinds == {"softmax"}):
+            kinds = {node.kind}
         origin.update(dict.fromkeys(node.outputs, kinds.pop() if len(kinds) == 1 else None))
         return node
 

@@ -146,6 +146,15 @@ def _keep_union(eqn: Equation, *x: Range) -> Range:
     return union(*x)
 
 
+def _gather(eqn: Equation, x: Range, *rest: Range) -> Range:
+    fill = eqn.params.get("fill_value")  # None is NaN, which is in no range
+    return x if fill is None else union(x, (float(fill), float(fill)))
+
+
+def _scatter(eqn: Equation, x: Range, indices: Range, updates: Range) -> Range:
+    return union(x, updates)
+
+
 def _logistic(v: float) -> float:
     return 1 / (1 + math.exp(-v))
 
@@ -162,6 +171,8 @@ _RULES: dict[str, Callable] = {
     "clamp": lambda eqn, lo, x, hi: (min(max(x[0], lo[0]), hi[1]), max(min(x[1], hi[1]), lo[0])),
     "select_n": _select,
     "ne": _not_equal,
+    "gather": _gather,
+    "scatter": _scatter,
     "abs": lambda eqn, x: _even(x, abs),
     "square": lambda eqn, x: _even(x, lambda v: v * v),
     "integer_pow": _power,

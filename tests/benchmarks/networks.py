@@ -33,7 +33,7 @@ class Network:
         return {".".join(key.key for key in path): leaf for path, leaf in leaves}
 
 
-def network(apply: Callable, shapes: Shapes, size: int) -> Network:
+def network(apply: Callable, shapes: Shapes, *size: int) -> Network:
     """Fill in weights that keep activations in scale: He's for kernels, statistics of batch norm near 0 and 1."""
     rng = np.random.default_rng(0)
 
@@ -45,7 +45,7 @@ def network(apply: Callable, shapes: Shapes, size: int) -> Network:
         return np.float32(0.1) * rng.standard_normal(shape, np.float32)  # bias, mean
 
     weights = jax.tree_util.tree_map_with_path(fill, shapes, is_leaf=lambda v: isinstance(v, tuple))
-    return Network(apply, weights, rng.standard_normal((BATCH, size, size, 3), np.float32))
+    return Network(apply, weights, rng.standard_normal(size, np.float32))
 
 
 def conv(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
@@ -84,7 +84,7 @@ def vgg16(size: int) -> Network:
             x = jax.nn.relu(x) if k < 2 else x
         return x
 
-    return network(apply, shapes, size)
+    return network(apply, shapes, BATCH, size, size, 3)
 
 
 def resnet18(size: int) -> Network:
@@ -116,14 +116,14 @@ def resnet18(size: int) -> Network:
             x = jax.nn.relu(y + (conv_norm(x, block["skip"], stride) if "skip" in block else x))
         return x.mean((1, 2)) @ weights["head"]["kernel"] + weights["head"]["bias"]
 
-    return network(apply, shapes, size)
+    return network(apply, shapes, BATCH, size, size, 3)
 
 
 def efficientnet_lite0(size: int) -> Network:
     """EfficientNet-Lite0, the network of the demo."""
     model = EfficientNetLite0()
     variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, size, size, 3)))
-    return network(model.apply, jax.tree.map(lambda v: v.shape, dict(variables)), size)
+    return network(model.apply, jax.tree.map(lambda v: v.shape, dict(variables)), BATCH, size, size, 3)
 
 
 NETWORKS = {"VGG16": vgg16, "ResNet-18": resnet18, "EfficientNet-Lite0": efficientnet_lite0}
