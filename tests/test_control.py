@@ -222,6 +222,40 @@ def test_an_associative_scan_shares_as_the_sum_does(reverse):
     assert np.isfinite(jrlrp.relevance(f)(X)).all()
 
 
+def probabilities(x, scan):
+    return scan(lambda h, x: (cell(h, x), jax.nn.softmax(cell(h, x) @ W2)), start(x), x)[1]
+
+
+FINAL = {
+    "scan": (
+        lambda x: probabilities(x, jax.lax.scan),
+        lambda x: jax.lax.scan(lambda h, x: (cell(h, x), cell(h, x) @ W2), start(x), x)[1],
+    ),
+    "map, picked": (
+        lambda x: jax.lax.map(lambda v: jax.nn.log_softmax(v @ WX), x)[:, :2],
+        lambda x: jax.lax.map(lambda v: v @ WX, x)[:, :2],
+    ),
+    "cond": (
+        lambda x: jax.lax.cond(x.sum() > 0, lambda x: jax.nn.softmax(x @ WX), lambda x: jax.nn.softmax(-x @ WX), x),
+        lambda x: jax.lax.cond(x.sum() > 0, lambda x: x @ WX, lambda x: -x @ WX, x),
+    ),
+    "remat": (
+        lambda x: jax.checkpoint(lambda x: jax.nn.softmax(jax.nn.relu(x @ WX) @ W2))(x),
+        lambda x: jax.checkpoint(lambda x: jax.nn.relu(x @ WX) @ W2)(x),
+    ),
+}
+
+
+@pytest.mark.parametrize("rules", ["relative", "epsilon", "gradient"])
+@pytest.mark.parametrize("name", FINAL)
+def test_a_final_softmax_inside_control_flow_is_explained_at_its_logits(name, rules):
+    f, logits = FINAL[name]
+    expected = jrlrp.relevance(logits, rules=RULES[rules])(X)
+    assert np.abs(expected).max() > 0
+    np.testing.assert_allclose(jax.jit(jrlrp.relevance(f, rules=RULES[rules]))(X), expected, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(jrlrp.value_and_relevance(f)(X)[0], f(X))
+
+
 def test_a_remat_stays_one():
     f = PLAIN["remat"][0]
     text = str(jax.make_jaxpr(jrlrp.relevance(f))(X))
@@ -488,3 +522,18 @@ def test_nothing_can_be_captured_inside_a_shard():
     f = lambda x: sharded(lambda x: jax.nn.relu(x @ W1))(x) @ WX
     with pytest.raises(jrlrp.ArgumentError, match="shard_map"):
         jrlrp.relevance(f, capture=jrlrp.match("activation"))(BATCH[:, 0])
+
+
+@pytest.mark.parametrize("rules", RULES)
+def test_branches_under_vmap(rules):
+    def f(x):
+        h = jax.lax.cond(x.sum() > 0, lambda x: jax.nn.relu(x @ WX + B), lambda x: jnp.tanh(x @ -WX), x)
+        return jax.checkpoint(lambda h: jax.nn.relu(h @ WH) @ W2)(h)
+
+    rows = BATCH[:, 0]
+    assert 0 < (rows.sum(1) > 0).sum() < len(rows)
+    explain = jrlrp.relevance(f, rules=RULES[rules])
+    expected = jnp.stack([explain(row) for row in rows])
+    np.testing.assert_allclose(jax.jit(jax.vmap(explain))(rows), expected, rtol=1e-9, atol=1e-12)
+    inside = jrlrp.relevance(jax.vmap(f), rules=RULES[rules])
+    np.testing.assert_allclose(inside(rows), expected, rtol=1e-9, atol=1e-12)
