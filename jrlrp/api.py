@@ -83,7 +83,7 @@ def relevance(
         that are not finite have none.
       has_aux: whether `fun` returns `(out, aux)`.
       capture: nodes whose output's relevance is wanted too: globs of module paths or of the names that `plan` prints,
-        "*/Conv_*" say, or matchers, `match("softmax")`.
+        "*/Conv_*" say, or matchers, `match("softmax")`. Inside a scan their relevance has a leading axis of turns.
       unknown: "error", or "gradient" to share relevance by gradient × input at primitives that have no rule.
       primitives: what primitives do in this call, by primitive or name: a kind as for `register_kind`, or a rule as
         for `register_rule`.

@@ -59,8 +59,8 @@ def match(
     """Return a matcher of nodes; every argument that is given narrows it.
 
     Args:
-      kind: "conv", "dense", "linear", "scale", "average_pool", "max_pool", "activation", "factor", "sum", "product",
-        "softmax", or a group: "affine" (the first four), "pool" (both pools); or several of them.
+      kind: "conv", "dense", "linear", "scale", "average_pool", "max_pool", "normalisation", "activation", "factor",
+        "sum", "product", "softmax", or a group: "affine" (the first four), "pool" (both pools); or several of them.
       path: a glob of the module path, as `plan` prints it: "*/Block_*", say.
       first, last: whether a conv, dense or linear layer lies before (after) the node on any path.
       where: a predicate on the node, with its `kind`, `path`, `shape`, `source`, `first`, `last`.
