@@ -19,7 +19,8 @@ _SKIPS = {"absolute": ShareAbsolute(), "ratio": ShareRatio(0.0), "symmetric": Sh
 def relative(skip: str = "absolute") -> Composite:
     """R-LRP everywhere: the default. It has no numbers to choose.
 
-    Softmax weights are constants, gates get nothing, max-pools give all to the winner.
+    Softmax weights are constants, gates get nothing, max-pools give all to the winner, normalisations pass relevance
+    on.
 
     Args:
       skip: how a skip connection shares: "absolute", |a|/(|a|+|b|); "ratio", the classical a/(a+b); or "symmetric".
@@ -34,7 +35,8 @@ def relative(skip: str = "absolute") -> Composite:
     rule = Relative()
     return Composite(
         [
-            (match(("affine", "average_pool", "normalisation")), rule),
+            (match(("affine", "average_pool")), rule),
+            (match("normalisation"), Pass()),
             (match("sum"), _SKIPS[skip]),
             (match("product"), SignalTakesAll(rule)),
             (match("softmax"), Block()),
@@ -155,8 +157,9 @@ def deep_taylor(low: Any = None, high: Any = None) -> Composite:
 def attn_lrp(epsilon: Any = 1e-6) -> Composite:
     """AttnLRP: ε for conv and dense layers, equal parts for the factors of every product, the Taylor rule for softmax.
 
-    Normalisations pass relevance on (Proposition 3.4). The authors' own code holds the deviation of layer norms alone;
-    `Composite([(match("normalisation"), Epsilon())], base=attn_lrp())` does so too.
+    Normalisations have their statistics held, as in the authors' code, and are affine layers then. For RMS norms that
+    is Proposition 3.4, which passes relevance on; for layer norms, whose centring and bias the proposition skips too,
+    it keeps relevance from growing where a feature is near zero.
 
     Args:
       epsilon: the stabiliser of all layers, ≥ 0.
@@ -167,7 +170,7 @@ def attn_lrp(epsilon: Any = 1e-6) -> Composite:
     Source: Achtibat et al. 2024, "AttnLRP: attention-aware layer-wise relevance propagation for transformers".
     """
     rule = Epsilon(epsilon)
-    entries = [(match("affine"), rule), (match("product"), Uniform(rule)), (match("normalisation"), Pass())]
+    entries = [(match(("affine", "normalisation")), rule), (match("product"), Uniform(rule))]
     return Composite([*classical(), *entries])
 
 
@@ -186,7 +189,7 @@ def cp_lrp(epsilon: Any = 1e-6) -> Composite:
     return Composite(
         [
             *classical(),
-            (match("affine"), rule),
+            (match(("affine", "normalisation")), rule),
             (match("product"), ValuesOnly(rule)),
             (match("softmax"), Block()),
         ]

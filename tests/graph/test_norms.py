@@ -175,11 +175,13 @@ def held(kind, x):
     return centre * scale * GAIN, BIAS
 
 
+PASSED = lambda w, b, x, r: r
 ORACLES = {
     "epsilon": (jrlrp.epsilon(), oracles.epsilon_rule),
     "zero": (jrlrp.Zero(), oracles.zero),
     "cp_lrp": (jrlrp.cp_lrp(), oracles.epsilon_rule),
-    "attn_lrp": (jrlrp.attn_lrp(), lambda w, b, x, r: r),
+    "attn_lrp": (jrlrp.attn_lrp(), oracles.epsilon_rule),
+    "passed on": (jrlrp.Composite([(jrlrp.match("normalisation"), jrlrp.Pass())], jrlrp.epsilon()), PASSED),
 }
 
 

@@ -44,7 +44,7 @@ def captum(rule, first=None):
 
 
 def without_stabilisers():
-    """Return AttnLRP as LXT has it: gradient × input divides by nothing, and layer norms are affine layers."""
+    """Return AttnLRP as LXT has it: gradient × input divides by nothing but values."""
     zero = jrlrp.Zero()
     return jrlrp.Composite(
         [

@@ -68,7 +68,7 @@ def held_norm(x, gain, bias, r):
 
 
 def oracle(x, r, cp, added):
-    """Return the relevance of the block's input: AttnLRP (Propositions 3.1, 3.3 and 3.4), or CP-LRP.
+    """Return the relevance of the block's input: AttnLRP (Propositions 3.1, 3.3; norms as its code has them) or CP-LRP.
 
     A mask that is `added` is one more sum, with a stabiliser.
     """
@@ -84,11 +84,10 @@ def oracle(x, r, cp, added):
     m = layer_norm(y, W["gain2"], W["bias2"], np)
     g, u = m @ W["gate"], m @ W["up"]
     f = g / (1 + np.exp(-g)) * u
-    norm = held_norm if cp else (lambda x, gain, bias, r: r)
     r_y, r_f = shares(y, f @ W["down"], r)
     r_f = dense(f, W["down"], r_f)
     r_m = dense(m, W["up"], r_f) if cp else dense(m, W["gate"], r_f / 2) + dense(m, W["up"], r_f / 2)
-    r_x, r_p = shares(x, p, r_y + norm(y, W["gain2"], W["bias2"], r_m))
+    r_x, r_p = shares(x, p, r_y + held_norm(y, W["gain2"], W["bias2"], r_m))
     r_o = dense(o, W["o"], r_p)
     if cp:
         r_n = dense(n, W["v"], v * (a.T @ (r_o / st(o))))
@@ -98,15 +97,14 @@ def oracle(x, r, cp, added):
         r_s = np.where(CAUSAL, s / np.sqrt(D), 0) * (r_a - a * r_a.sum(-1, keepdims=True))
         half = r_s / 2 / st(s) * (s / np.sqrt(D) / st(s / np.sqrt(D)) if added else 1)
         r_n = dense(n, W["q"], q * (half @ k)) + dense(n, W["k"], k * (half.T @ q)) + dense(n, W["v"], r_v)
-    return r_x + norm(x, W["gain1"], W["bias1"], r_n)
+    return r_x + held_norm(x, W["gain1"], W["bias1"], r_n)
 
 
 def rules(preset):
-    """Return a preset with one stabiliser in all of its sums and norms too."""
+    """Return a preset with one stabiliser in all of its sums too."""
     return jrlrp.Composite(
         [
             (jrlrp.match("sum"), jrlrp.ShareRatio(EPS)),
-            *([(jrlrp.match("normalisation"), jrlrp.Epsilon(EPS))] if preset is jrlrp.cp_lrp else []),
         ],
         base=preset(EPS),
     )

@@ -1,0 +1,170 @@
+"""Explain a time series: which moments make a small network see a gun drawn, and which a finger that points.
+
+python examples/explain_series.py --rules epsilon,epsilon_plus --output out/series.png
+
+Data: GunPoint, the position of an actor's right hand over time, in PyPI package aeon (BSD-3).
+"""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import matplotlib
+import numpy as np
+import optax
+from packaged import Wheel
+from rich.console import Console
+from tqdm import trange
+
+import jrlrp
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+DATA = Wheel(
+    "aeon==1.6.0",
+    "aeon-1.6.0-py3-none-any.whl",
+    "d05227086706f80111ac5fee8de4d5d3115bb3bcfd1c786c8629393055816409",
+)
+CLASSES = ("gun", "point")  # the data call them 1 and 2
+STEPS, RATE, SHIFT, NOISE = 300, 3e-3, 10, 0.02
+PRESETS = {
+    "relative": jrlrp.relative,
+    "epsilon": jrlrp.epsilon,
+    "epsilon_plus": jrlrp.epsilon_plus,
+    "epsilon_alpha2_beta1": jrlrp.epsilon_alpha2_beta1,
+    "gradient_times_input": jrlrp.gradient_times_input,
+}
+TITLES = {
+    "relative": "R-LRP",
+    "epsilon": "ε",
+    "epsilon_plus": "ε-plus (z⁺ for convolutions)",
+    "epsilon_alpha2_beta1": "ε-α2β1",
+    "gradient_times_input": "gradient × input",
+}
+
+
+class SeriesCNN(nn.Module):
+    """Series (N, T, 1) to logits (N, 2): convolutions, their maxima over time, a dense layer."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for features, window in ((16, 9), (32, 7), (32, 5)):
+            x = nn.relu(nn.Conv(features, (window,), padding="VALID")(x))
+        return nn.Dense(len(CLASSES))(x.max(1))
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rules", default="epsilon,epsilon_plus", help=f"presets, of {', '.join(PRESETS)}")
+    parser.add_argument("--number", type=int, default=3, help="which test series of each class is drawn")
+    parser.add_argument("--output", type=Path, default=Path("out/series.png"), help="where the picture goes")
+    parsed = parser.parse_args()
+    parsed.rules = [name.strip() for name in parsed.rules.split(",")]
+    for name in parsed.rules:
+        if name not in PRESETS:
+            parser.error(f"there is no preset {name!r}; choose of {', '.join(PRESETS)}")
+    if not 0 <= parsed.number < 70:
+        parser.error(f"--number {parsed.number}: expected 0 to 69")
+    return parsed
+
+
+def load(part: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the TRAIN or TEST series, of shape (N, 150, 1), and their classes."""
+    text = DATA.read(f"aeon/datasets/data/GunPoint/GunPoint_{part}.ts").decode()
+    rows = [line.split(":") for line in text.split("@data")[1].split()]
+    series = np.array([[float(value) for value in values.split(",")] for values, _ in rows], np.float32)
+    return series[..., None], np.array([int(label) - 1 for _, label in rows])
+
+
+def train(model: SeriesCNN, x: np.ndarray, labels: np.ndarray) -> Any:
+    """Return parameters; the training series are moved in time and disturbed a little, anew in each step."""
+    parameters = model.init(jax.random.key(0), x)
+    optimiser = optax.adam(optax.cosine_decay_schedule(RATE, STEPS))
+    state = optimiser.init(parameters)
+
+    @jax.jit
+    def step(parameters, state, key):
+        for_shift, for_noise = jax.random.split(key)
+        shifts = jax.random.randint(for_shift, (len(x),), -SHIFT, SHIFT + 1)
+        padded = jnp.pad(x, ((0, 0), (SHIFT, SHIFT), (0, 0)), mode="edge")
+        moved = jax.vmap(lambda one, by: jax.lax.dynamic_slice_in_dim(one, SHIFT + by, x.shape[1]))(padded, shifts)
+        seen = moved + NOISE * jax.random.normal(for_noise, x.shape)
+
+        def loss(parameters):
+            return optax.softmax_cross_entropy_with_integer_labels(model.apply(parameters, seen), labels).mean()
+
+        value, gradient = jax.value_and_grad(loss)(parameters)
+        updates, state = optimiser.update(gradient, state)
+        return optax.apply_updates(parameters, updates), state, value
+
+    with trange(STEPS, desc="training", unit="step") as bar:
+        for k in bar:
+            parameters, state, value = step(parameters, state, jax.random.key(k))
+        bar.set_postfix(loss=f"{float(value):.4f}")
+    return parameters
+
+
+def score(model: SeriesCNN, parameters: Any) -> Callable[[jax.Array], jax.Array]:
+    """Return the function that is explained: the logit of gun minus that of point."""
+    return lambda x: model.apply(parameters, x) @ jnp.array([1.0, -1.0])
+
+
+def draw(series: np.ndarray, maps: dict[str, np.ndarray], titles: list[str], output: Path) -> None:
+    """Write the series, a column each, before their relevance by each preset, a row each, scaled by its largest."""
+    size = {"figsize": (5.2 * len(series), 2.6 * len(maps) + 0.5)}
+    figure, grid = plt.subplots(len(maps), len(series), sharex=True, sharey="col", layout="constrained", **size)
+    grid = np.reshape(grid, (len(maps), len(series)))
+    for row, (name, relevance) in zip(grid, maps.items(), strict=True):
+        row[0].set_ylabel(TITLES[name])
+        for axis, values, line in zip(row, relevance, series, strict=True):
+            low, high = line.min() - 0.3, line.max() + 0.3
+            extent = (-0.5, len(line) - 0.5, low, high)
+            limit = np.abs(values).max() or 1.0
+            kind = {"cmap": "RdBu_r", "vmin": -1, "vmax": 1, "aspect": "auto", "interpolation": "nearest"}
+            shown = axis.imshow(values[None] / limit, extent=extent, **kind)
+            axis.plot(line, color="black", linewidth=1.4)
+            axis.set_ylim(low, high)
+    for axis, title in zip(grid[0], titles, strict=True):
+        axis.set_title(title)
+    for axis in grid[-1]:
+        axis.set_xlabel("time")
+    bar = figure.colorbar(shown, ax=grid, shrink=0.8, ticks=[-1, 0, 1], label="relevance")
+    bar.ax.set_yticklabels([f"for {CLASSES[1]}", "0", f"for {CLASSES[0]}"])
+    output.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(output, dpi=110)
+    plt.close(figure)
+
+
+def main() -> None:
+    options, console = arguments(), Console(highlight=False)
+    x, labels = load("TRAIN")
+    test, expected = load("TEST")
+    model = SeriesCNN()
+    parameters = train(model, x, labels)
+    logits = jax.jit(model.apply)(parameters, test)
+    right = float((logits.argmax(-1) == expected).mean())
+    console.print(f"Trained on {len(x)} series; right in {right:.1%} of {len(test)} others.")
+
+    chosen = [np.flatnonzero(expected == k)[options.number] for k in range(len(CLASSES))]
+    probabilities = jax.nn.softmax(logits[np.array(chosen)])
+    titles = [
+        f"“{CLASSES[k]}”, seen as {CLASSES[int(p.argmax())]} ({p.max():.1%})" for k, p in enumerate(probabilities)
+    ]
+    fn, maps = score(model, parameters), {}
+    for name in options.rules:
+        relevance = jax.jit(jrlrp.relevance(fn, rules=PRESETS[name](), target="all"))(test[chosen])
+        maps[name] = np.asarray(relevance[..., 0])
+        for title, values in zip(titles, maps[name], strict=True):
+            gun, point = values.clip(0).sum(), values.clip(max=0).sum()
+            console.print(f"{TITLES[name]}, {title}: {gun:.3g} for gun and {-point:.3g} for point")
+    draw(test[chosen][..., 0], maps, titles, options.output)
+    console.print(f"The picture is in {options.output}")
+
+
+if __name__ == "__main__":
+    main()
