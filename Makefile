@@ -15,7 +15,7 @@ test: $(VENV)/.test
 # Explains the models of other people's packages and prints a table of them.
 test-models: $(VENV)/.models
 	JAX_PLATFORMS=cpu $(RUN) tests/models/test_zoo.py $(ARGS)
-	JAX_PLATFORMS=cpu $(RUN) -m pytest -n 2 -m slow tests/models/test_recurrent.py
+	JAX_PLATFORMS=cpu $(RUN) -m pytest -n 2 -m slow -k 'recurrent or large' tests/models
 
 lint: $(VENV)/.test
 	$(RUN) -m ruff check jrlrp tests examples
