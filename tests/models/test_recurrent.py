@@ -219,7 +219,7 @@ NETS = {
     "associative scan": (selective_scan(by_associative_scan), None),
     "linear attention": (linear_attention, 0),
 }
-FAST = ("linen LSTM", "equinox GRU", "by hand", "selective scan")
+FAST = ("linen LSTM", "selective scan")
 RULES = {
     "relative": jrlrp.relative(),
     "epsilon": jrlrp.epsilon(),

@@ -15,7 +15,7 @@ from zoo import LARGE_APPLICATIONS, TRANSFORMERS, VOCABULARY, WITH_ATTENTION, ZO
 
 import jrlrp
 
-FAST = ("GPT-2", "BERT", "Equinox attention", "Linen decoder, scanned and rematerialised")
+FAST = ("GPT-2", "Linen decoder, scanned and rematerialised")
 
 
 @dataclass(frozen=True)
