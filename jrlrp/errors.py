@@ -41,8 +41,7 @@ class UnsupportedError(JrlrpError, TypeError):
             "Ways out: rewrite the line in jax.numpy operations that have one; declare what the primitive does "
             'with jrlrp.register_kind(name, kind); cut it off with jax.lax.stop_gradient; or pass unknown="gradient" '
             "to share relevance there by gradient × input."
-            + _LOOP
-            * any(node.equations[-1].primitive == "while" for node in self.nodes)
+            + (_LOOP if any(node.equations[-1].primitive == "while" for node in self.nodes) else "")
         )
 
 

@@ -16,7 +16,7 @@ from jrlrp.graph.nodes import Control, Node
 from jrlrp.probes import Passage, Probe
 from jrlrp.rules.base import Rule, saturate
 from jrlrp.trace import compat
-from jrlrp.trace.program import Equation, Literal, Var
+from jrlrp.trace.program import Equation, Var, evaluated, read, typed
 
 NO_PROBES: Mapping[Node, Probe] = MappingProxyType({})
 
@@ -40,22 +40,20 @@ def interpret(
     values: dict[Var, Any] = {**graph.program.constants, **inputs}
     carrying = {v for node in graph.own_nodes for v in node.outputs} | set(graph.explained)
 
-    def read(v: Var) -> Any:
-        return v.value if isinstance(v, Literal) else values[v]
-
     for step in graph.steps:
         if isinstance(step, Equation):  # it hands on no relevance, so nothing has to be differentiated
-            arguments = [jax.lax.stop_gradient(read(v)) if v in carrying else read(v) for v in step.inputs]
+            given = [(v, read(v, values)) for v in step.inputs]
+            arguments = [jax.lax.stop_gradient(x) if v in carrying else x for v, x in given]
             results: Sequence[Any] = step.run(arguments)
         elif isinstance(step, Control):
-            results = _run_bodies(step, rules, {v: read(v) for v in step.flow.inputs}, probes)
+            results = _run_bodies(step, rules, {v: read(v, values) for v in step.flow.inputs}, probes)
         else:
-            arguments, constants = [read(v) for v in step.inputs], [read(v) for v in step.constants]
+            arguments, constants = ([read(v, values) for v in part] for part in (step.inputs, step.constants))
             rule, probe = rules.get(step), probes.get(step)
             plain = probe is None and (rule is None or rule.native)
             results = step.run(arguments, constants) if plain else _bind(step, rule, arguments, constants, probe)
         values.update(zip(step.outputs, results, strict=True))
-    return [jnp.asarray(read(v), v.dtype) for v in wanted]
+    return typed(wanted, values)
 
 
 def _run_bodies(
@@ -90,14 +88,7 @@ def evaluate_rest(graph: Graph, values: Mapping[Var, Any]) -> list[Any]:
 
     Nothing of it is part of the pullback of relevance, so that its own derivatives stay what they are.
     """
-    known: dict[Var, Any] = {**graph.program.constants, **values}
-
-    def read(v: Var) -> Any:
-        return v.value if isinstance(v, Literal) else known[v]
-
-    for eqn in graph.rest:
-        known.update(zip(eqn.outputs, eqn.run([read(v) for v in eqn.inputs]), strict=True))
-    return [jnp.asarray(read(v), v.dtype) for v in graph.program.outputs]
+    return typed(graph.program.outputs, evaluated(graph.rest, {**graph.program.constants, **values}))
 
 
 @dataclass(frozen=True, repr=False)

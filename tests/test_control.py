@@ -9,6 +9,7 @@ import pytest
 from jax.sharding import Mesh, PartitionSpec
 
 import jrlrp
+from jrlrp.graph import kinds
 
 RNG = np.random.default_rng(0)
 T, D, H = 5, 3, 4
@@ -453,9 +454,8 @@ def test_values_and_their_derivatives_come_out_of_a_loop():
 
 def test_the_first_layer_is_found_inside_a_loop():
     f = lambda x: forward(x, jax.lax.scan)
-    flags = {n.equations[0]: [] for n in jrlrp.plan(f, X).nodes}
     dense = [n for n in jrlrp.plan(f, X).nodes if n.kind == "dense"]
-    assert [n.first for n in dense] == [True, True, False, False, False], flags
+    assert [n.first for n in dense] == [True, True, False, False, False]
     assert [n.last for n in dense] == [False, False, False, True, True]
 
 
@@ -537,3 +537,21 @@ def test_branches_under_vmap(rules):
     np.testing.assert_allclose(jax.jit(jax.vmap(explain))(rows), expected, rtol=1e-9, atol=1e-12)
     inside = jrlrp.relevance(jax.vmap(f), rules=RULES[rules])
     np.testing.assert_allclose(inside(rows), expected, rtol=1e-9, atol=1e-12)
+
+
+def test_a_rule_for_a_loop_is_the_loops(monkeypatch):
+    monkeypatch.setattr(kinds, "_REGISTERED", {})
+    half = lambda operands, outputs, relevances: [None if k else 0.5 * x for k, x in enumerate(operands)]
+    f = lambda x: jax.lax.scan(lambda h, w: (h * w, None), start(x), jnp.asarray(WX))[0]
+    for options in ({"primitives": {"scan": half}}, {}):
+        plan = jrlrp.plan(f, X, **options)
+        assert [node.kind for node in plan.nodes].count("custom" if options else "scan") == 1
+    jrlrp.register_rule("scan", half)
+    found = [node.kind for node in jrlrp.plan(f, X).nodes]
+    assert found.count("custom") == 1 and "scan" not in found
+    assert np.abs(jrlrp.relevance(f, target="all")(X)).sum() > 0
+
+
+def test_a_loop_itself_has_nothing_to_capture():
+    with pytest.raises(jrlrp.ArgumentError, match="matches no node"):
+        jrlrp.relevance(lambda x: forward(x, jax.lax.scan), capture=jrlrp.match("scan"))(X)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jrlrp.graph.facts import Facts
 from jrlrp.graph.kinds import meaning_of
 from jrlrp.graph.ranges import Range
-from jrlrp.trace.control import Body, ControlFlow
+from jrlrp.trace.control import Body, ControlFlow, over_turns
 from jrlrp.trace.program import Equation, Program, Var
 
 
@@ -109,37 +109,24 @@ def reaching(equations: Sequence[Equation], end: Iterable[Var], ended: bool) -> 
 
 def inputs_reached(eqn: ControlFlow, body: Body, reached: Container[Var], ended: bool) -> set[Var]:
     """Return which inputs of a body depend on what is `reached` outside, in some turn."""
-    inputs, outputs = body.program.inputs, body.program.outputs
-    start = {v for k, v in zip(body.operands, inputs, strict=True) if eqn.inputs[k] in reached}
-    while True:
-        inside = depending(body.program.equations, start, ended)
-        later = {inputs[k] for turn, k in body.carried if outputs[turn] in inside}
-        if later <= start:
-            return start
-        start |= later
+    start = {v for outside, v in eqn.entries(body) if outside in reached}
+    return over_turns(start, body.repeats, lambda start: depending(body.program.equations, start, ended))
 
 
-def outputs_useful(eqn: ControlFlow, body: Body, useful: Container[Var], ended: bool) -> set[int]:
-    """Return the numbers of the outputs of a body that something `useful` outside depends on, after some turn."""
-    inputs, outputs = body.program.inputs, body.program.outputs
-    end = {k for k, result in enumerate(body.results) if result is None or eqn.outputs[result] in useful}
-    while True:
-        inside = reaching(body.program.equations, [outputs[k] for k in end], ended)
-        later = {turn for turn, k in body.carried if inputs[k] in inside}
-        if later <= end:
-            return end
-        end |= later
+def outputs_useful(eqn: ControlFlow, body: Body, useful: Container[Var], ended: bool) -> set[Var]:
+    """Return the outputs of a body that something `useful` outside depends on, after some turn."""
+    end = {v for outside, v in eqn.exits(body) if outside in useful}
+    back = [(v, output) for output, v in body.repeats]
+    return over_turns(end, back, lambda end: reaching(body.program.equations, end, ended))
 
 
 def _outputs_reached(eqn: ControlFlow, reached: Container[Var], ended: bool) -> set[Var]:
     found = set()
     for body in eqn.bodies:
         start = inputs_reached(eqn, body, reached, ended)
-        inside, carried = depending(body.program.equations, start, ended), dict(body.carried)
-        for k, result in enumerate(body.results):
-            kept = k in carried and body.program.inputs[carried[k]] in start  # a loop may make no turn
-            if result is not None and (kept or body.program.outputs[k] in inside):
-                found.add(eqn.outputs[result])
+        inside = depending(body.program.equations, start, ended)
+        inside |= {output for output, v in body.repeats if v in start}  # a loop may make no turn
+        found |= {outside for outside, v in eqn.exits(body) if v in inside}
     return found
 
 
@@ -151,10 +138,9 @@ def _operands_useful(eqn: ControlFlow, useful: Container[Var], ended: bool) -> s
         if body.results == (None,):  # the test of a while loop hands nothing back
             continue
         end = outputs_useful(eqn, body, useful, ended)
-        inside = reaching(body.program.equations, [body.program.outputs[k] for k in end], ended)
-        inside |= {body.program.inputs[k] for turn, k in body.carried if turn in end}  # a loop may make no turn
-        pairs = zip(body.operands, body.program.inputs, strict=True)
-        found |= {eqn.inputs[k] for k, v in pairs if v in inside}
+        inside = reaching(body.program.equations, end, ended)
+        inside |= {v for output, v in body.repeats if output in end}  # a loop may make no turn
+        found |= {outside for outside, v in eqn.entries(body) if v in inside}
     return found
 
 

@@ -69,7 +69,7 @@ def _controls(flow: Flow, axes: Mapping[Var, Axis], ids: frozenset[Var], taken: 
     nodes: list[Node] = []
     for eqn in flow.live:
         outputs = tuple(v for v in eqn.outputs if v in flow.active)
-        if isinstance(eqn, ControlFlow) and eqn.primitive != "while" and outputs:
+        if isinstance(eqn, ControlFlow) and eqn.primitive != "while" and outputs and eqn not in taken:
             taken.add(eqn)
             bodies = tuple(_grouped(_body_flow(flow, eqn, body, ids), axes, ids, whole=True) for body in eqn.bodies)
             inputs = tuple(dict.fromkeys(flow.active_inputs(eqn)))
@@ -82,7 +82,8 @@ def _body_flow(flow: Flow, eqn: ControlFlow, body: Body, ids: frozenset[Var]) ->
     program = body.program
     reached = inputs_reached(eqn, body, flow.active, ended=True)
     explained = [v for v in dict.fromkeys(program.inputs) if v in reached]
-    outputs = [program.outputs[k] for k in sorted(outputs_useful(eqn, body, flow.active, ended=True))]
+    useful = outputs_useful(eqn, body, flow.active, ended=True)
+    outputs = [v for v in dict.fromkeys(program.outputs) if v in useful]
     return analyse(program, explained, outputs, ids, flow.facts.bodies[body])
 
 

@@ -294,7 +294,7 @@ def _widened(
         for half in (0, 1)
     ]
     return Body(
-        Program(
+        program=Program(
             (*program.inputs, *(v for k in ids for v in found.pair(program.inputs[k]))),
             program.constants,
             tuple(equations),

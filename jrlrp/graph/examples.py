@@ -100,7 +100,8 @@ def _mesh_axes(eqn: Equation) -> set[str]:
 
 def _takes_turns(eqn: ControlFlow, body: Body, axes: dict[Var, Axis]) -> bool:
     """Tell whether each turn of a loop has one example."""
-    return any(axes.get(eqn.inputs[body.operands[k]], Axis(1, 0)).dim == 0 for k in body.sliced)
+    found = [axes.get(eqn.inputs[body.operands[k]]) for k in body.sliced]
+    return any(axis is not None and axis.dim == 0 for axis in found)
 
 
 def _resized(axis: Axis, v: Var) -> Axis:

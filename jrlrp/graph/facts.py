@@ -1,5 +1,6 @@
 """What is known of every value before anything runs: its range, where it varies, whether it is a single scalar."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -110,7 +111,7 @@ class Facts:
         inputs = [
             f.slices(v) if k in body.sliced else f for k, (f, v) in enumerate(zip(inputs, variables, strict=True))
         ]
-        for turn in range(1000):
+        for turn in itertools.count():
             inner = Facts(body.program, dict(zip(variables, inputs, strict=True)))
             later = list(inputs)
             for k, start in body.carried:

@@ -11,7 +11,7 @@ import numpy as np
 
 from jrlrp.graph.nodes import Affine, Choice, Custom, Node, Normalisation, Product, Softmax, Step, Sum
 from jrlrp.graph.spelling import DepthwiseConv
-from jrlrp.trace.program import Equation, Literal, Var
+from jrlrp.trace.program import Equation, Literal, Var, evaluated, read
 
 Array = Any
 
@@ -196,18 +196,14 @@ class NormalisationLayer(Layer):
         """All values inside, the statistics among them."""
         node, values = self._node, dict(zip(self._node.constants, self._constants, strict=True))
         values[node.inputs[0]] = self._x.astype(node.inputs[0].dtype)
-        for eqn in node.equations:
-            arguments = [v.value if isinstance(v, Literal) else values[v] for v in eqn.inputs]
-            values.update(zip(eqn.outputs, eqn.run(arguments), strict=True))
-        return values
+        return evaluated(node.equations, values)
 
     def _with_statistics_held(self, x: Array) -> Array:
         node: Normalisation = self._node  # type: ignore[assignment]
         values = {node.inputs[0]: x.astype(node.inputs[0].dtype)}
         for eqn, held in node.held.items():
             arguments = [
-                v.value if isinstance(v, Literal) else self._values[v] if k in held or v not in values else values[v]
-                for k, v in enumerate(eqn.inputs)
+                read(v, self._values if k in held or v not in values else values) for k, v in enumerate(eqn.inputs)
             ]
             values.update(zip(eqn.outputs, eqn.run(arguments), strict=True))
         return values[node.output].astype(wide(node.output.dtype))

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from jrlrp.graph.axes import Axis
 from jrlrp.graph.ranges import UNKNOWN, Range
 from jrlrp.trace.control import ControlFlow
-from jrlrp.trace.program import Equation, Literal, Var
+from jrlrp.trace.program import Equation, Literal, Var, evaluated
 
 # Kinds of node, and the groups that a matcher may name for short.
 AFFINE = ("conv", "dense", "linear", "scale")
@@ -79,10 +79,8 @@ class Node:
     def run(self, inputs: Sequence[Any], constants: Sequence[Any]) -> tuple[Any, ...]:
         """Evaluate the node as the user's program does."""
         values = dict(zip(self.inputs, inputs, strict=True)) | dict(zip(self.constants, constants, strict=True))
-        for eqn in self.equations:
-            arguments = [v.value if isinstance(v, Literal) else values[v] for v in eqn.inputs]
-            values.update(zip(eqn.outputs, eqn.run(arguments), strict=True))
-        return tuple(values[v] for v in self.outputs)
+        made = evaluated(self.equations, values)
+        return tuple(made[v] for v in self.outputs)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.kind}, {self.path or '-'}, {list(self.shape)})"

@@ -11,7 +11,7 @@ from jrlrp.graph.activity import Flow
 from jrlrp.graph.elementwise import Link
 from jrlrp.graph.kinds import is_pointwise
 from jrlrp.graph.nodes import Normalisation
-from jrlrp.trace.program import Equation, Var
+from jrlrp.trace.program import Equation, Literal, Var
 
 _REACH = 6  # equations after a scaling within which its branches may join: x·s + (b − m·s)
 _SUMS = frozenset({"reduce_sum", "reduce_max", "reduce_min"})
@@ -167,7 +167,7 @@ def _class_of(eqn: Equation, operands: list[_Class | None]) -> _Class | None:
     if linear and any(c.kind == "linear" for c in active) and all(c.kind == "linear" or c.steady for c in active):
         return _Class("linear", summed=all(c.summed for c in active), scaled=any(c.scaled for c in active))
     if all(c.steady for c in active):
-        return _Class("statistic", summed=True, inverse=_inverts(eqn) or any(c.inverse for c in active))
+        return _Class("statistic", summed=True, inverse=_inverts(eqn) != any(c.inverse for c in active))
     return _Class("curved")
 
 
@@ -182,14 +182,18 @@ def _scaled(eqn: Equation, operands: list[_Class | None]) -> _Class:
     if a is None and not (divides and operands[1] is b):
         return b
     if a is not None and a.kind == "linear" and b.steady and not (a.summed and b.kind == "linear"):
-        return _Class("linear", summed=a.summed, scaled=a.scaled or b.inverse or divides)
+        return _Class("linear", summed=a.summed, scaled=a.scaled or b.inverse != divides)
     if b.steady and (a is None or a.steady):
-        return _Class("statistic", summed=True, inverse=divides or b.inverse or (a is not None and a.inverse))
+        inverse = b.inverse != divides or (a is not None and a.inverse)
+        return _Class("statistic", summed=True, inverse=inverse)
     return _Class("curved")
 
 
 def _inverts(eqn: Equation) -> bool:
-    return eqn.primitive in ("rsqrt", "pow") or (eqn.primitive == "integer_pow" and eqn.params["y"] < 0)
+    """Tell whether what an equation makes falls where its operand rises: a power below zero."""
+    if eqn.primitive == "pow":
+        return isinstance(eqn.inputs[1], Literal) and eqn.inputs[1].value < 0
+    return eqn.primitive == "rsqrt" or (eqn.primitive == "integer_pow" and eqn.params["y"] < 0)
 
 
 def _held(eqn: Equation, operands: list[_Class | None]) -> frozenset[int]:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from jrlrp.graph.graph import Graph
 from jrlrp.graph.nodes import MIXING, Control, Node, Product
-from jrlrp.trace.control import Body
+from jrlrp.trace.control import Body, over_turns
 from jrlrp.trace.program import Var
 
 # Kinds of node that an origin is seen through.
@@ -20,75 +20,43 @@ def placed(graph: Graph, after: Iterable[Var] = (), before: Iterable[Var] = ()) 
     Args:
       after, before: the program's inputs that come after such a layer, and outputs that come before one.
     """
-    start, end = _after(graph, after), _before(graph, before)
+    start, end = _spread(graph, after, forward=True), _spread(graph, before, forward=False)
 
     def place(node: Node) -> Node:
         node = replace(node, first=not start.intersection(node.inputs), last=not end.intersection(node.outputs))
         if not isinstance(node, Control):
             return node
-        inner = [
-            placed(graph, _starts(node, body, graph, start), _ends(node, body, graph, end))
-            for body, graph in zip(node.flow.bodies, node.bodies, strict=True)
-        ]
-        return replace(node, bodies=tuple(inner))
+        bodies = []
+        for body, inner in zip(node.flow.bodies, node.bodies, strict=True):
+            own_start = _entered(node, body, inner, start, forward=True)
+            own_end = _entered(node, body, inner, end, forward=False)
+            bodies.append(placed(inner, own_start, own_end))
+        return replace(node, bodies=tuple(bodies))
 
     return graph.with_nodes(place)
 
 
-def _after(graph: Graph, start: Iterable[Var]) -> set[Var]:
-    """Return the variables that come after a mixing layer."""
-    after = set(start)
-    for node in graph.own_nodes:
+def _spread(graph: Graph, start: Iterable[Var], forward: bool) -> set[Var]:
+    """Return the variables that come after a mixing layer or, if not `forward`, before one; `start` does."""
+    reached = set(start)
+    for node in graph.own_nodes if forward else reversed(graph.own_nodes):
+        near, far = (node.inputs, node.outputs) if forward else (node.outputs, node.inputs)
         if isinstance(node, Control):
             for body, inner in zip(node.flow.bodies, node.bodies, strict=True):
-                inside = _after(inner, _starts(node, body, inner, after))
-                after.update(node.flow.outputs[k] for k, v in _results(body) if v in inside)
-        elif node.kind in MIXING or after.intersection(node.inputs):
-            after.update(node.outputs)
-    return after
+                inside = _spread(inner, _entered(node, body, inner, reached, forward), forward)
+                ends = node.flow.exits(body) if forward else node.flow.entries(body)
+                reached.update(outside for outside, v in ends if v in inside)
+        elif node.kind in MIXING or reached.intersection(near):
+            reached.update(far)
+    return reached
 
 
-def _before(graph: Graph, end: Iterable[Var]) -> set[Var]:
-    """Return the variables that come before a mixing layer."""
-    before = set(end)
-    for node in reversed(graph.own_nodes):
-        if isinstance(node, Control):
-            for body, inner in zip(node.flow.bodies, node.bodies, strict=True):
-                inside = _before(inner, _ends(node, body, inner, before))
-                before.update(node.flow.inputs[k] for k, v in _operands(body) if v in inside)
-        elif node.kind in MIXING or before.intersection(node.outputs):
-            before.update(node.inputs)
-    return before
-
-
-def _operands(body: Body) -> Iterable[tuple[int, Var]]:
-    return zip(body.operands, body.program.inputs, strict=True)
-
-
-def _results(body: Body) -> Iterable[tuple[int, Var]]:
-    return ((k, v) for k, v in zip(body.results, body.program.outputs, strict=True) if k is not None)
-
-
-def _starts(node: Control, body: Body, graph: Graph, after: set[Var]) -> set[Var]:
-    """Return the inputs of a body that come after a mixing layer, in some turn."""
-    start = {v for k, v in _operands(body) if node.flow.inputs[k] in after}
-    while True:
-        inside = _after(graph, start)
-        later = {body.program.inputs[k] for turn, k in body.carried if body.program.outputs[turn] in inside}
-        if later <= start:
-            return start
-        start |= later
-
-
-def _ends(node: Control, body: Body, graph: Graph, before: set[Var]) -> set[Var]:
-    """Return the outputs of a body that come before a mixing layer, in some turn."""
-    end = {v for k, v in _results(body) if node.flow.outputs[k] in before}
-    while True:
-        inside = _before(graph, end)
-        later = {body.program.outputs[turn] for turn, k in body.carried if body.program.inputs[k] in inside}
-        if later <= end:
-            return end
-        end |= later
+def _entered(node: Control, body: Body, graph: Graph, reached: set[Var], forward: bool) -> set[Var]:
+    """Return at which inputs of a body (outputs, if not `forward`) what is reached enters it, in some turn."""
+    starts = node.flow.entries(body) if forward else node.flow.exits(body)
+    repeats = body.repeats if forward else [(v, output) for output, v in body.repeats]
+    start = {v for outside, v in starts if outside in reached}
+    return over_turns(start, repeats, lambda start: _spread(graph, start, forward))
 
 
 def traced_back(graph: Graph, known: Mapping[Var, str | None]) -> tuple[Graph, dict[Var, str | None]]:
@@ -116,11 +84,11 @@ def traced_back(graph: Graph, known: Mapping[Var, str | None]) -> tuple[Graph, d
     def trace_bodies(node: Control) -> Node:
         bodies = []
         for body, inner in zip(node.flow.bodies, node.bodies, strict=True):
-            carried = {body.program.inputs[k] for _, k in body.carried}
-            start = {v: origin.get(node.flow.inputs[k]) for k, v in _operands(body) if v not in carried}
+            carried = {v for _, v in body.repeats}
+            start = {v: origin.get(outside) for outside, v in node.flow.entries(body) if v not in carried}
             inner, inside = traced_back(inner, start)
             bodies.append(inner)
-            origin.update({node.flow.outputs[k]: inside.get(v) for k, v in _results(body)})
+            origin.update({outside: inside.get(v) for outside, v in node.flow.exits(body)})
         return replace(node, bodies=tuple(bodies))
 
     return graph.with_nodes(trace), origin

@@ -62,9 +62,9 @@ def called(eqn: Any) -> Any | None:
     return jaxpr if hasattr(jaxpr, "eqns") or hasattr(jaxpr, "jaxpr") else None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Layout:
-    """One jaxpr of a control-flow equation, and how its inputs and outputs meet those of the equation.
+    """How the inputs and outputs of a jaxpr meet those of the control-flow equation that holds it.
 
     Attributes:
       operands: the operand that each input is (or begins as).
@@ -74,7 +74,6 @@ class Layout:
       stacked: the outputs that are slices along the leading axis of their result.
     """
 
-    jaxpr: Any
     operands: tuple[int, ...]
     results: tuple[int | None, ...]
     carried: tuple[tuple[int, int], ...] = ()
@@ -82,24 +81,24 @@ class Layout:
     stacked: frozenset[int] = frozenset()
 
 
-def bodies(eqn: Any) -> list[Layout] | None:
-    """Return the jaxprs of a control-flow equation, None if it is none."""
+def bodies(eqn: Any) -> list[tuple[Any, Layout]] | None:
+    """Return the jaxprs of a control-flow equation, each with its layout, None if it is none."""
     name, p, count = eqn.primitive.name, eqn.params, len(eqn.invars)
     every, results = tuple(range(count)), tuple(range(len(eqn.outvars)))
     if name in ("remat2", "checkpoint", "shard_map"):
-        return [Layout(p["jaxpr"], every, results)]
+        return [(p["jaxpr"], Layout(every, results))]
     if name == "cond":
-        return [Layout(branch, tuple(range(1, count)), results) for branch in p["branches"]]
+        return [(branch, Layout(every[1:], results)) for branch in p["branches"]]
     if name == "scan":
         first, carries = _scan_counts(p)
         carried = tuple((k, first + k) for k in range(carries))
         sliced, stacked = frozenset(range(first + carries, count)), frozenset(results[carries:])
-        return [Layout(p["jaxpr"], every, results, carried, sliced, stacked)]
+        return [(p["jaxpr"], Layout(every, results, carried, sliced, stacked))]
     if name == "while":
         tests, turns = p["cond_nconsts"], p["body_nconsts"]
         carried = tuple((k, turns + k) for k in results)
-        test = Layout(p["cond_jaxpr"], every[:tests] + every[tests + turns :], (None,))
-        return [test, Layout(p["body_jaxpr"], every[tests:], results, carried)]
+        test = Layout(every[:tests] + every[tests + turns :], (None,))
+        return [(p["cond_jaxpr"], test), (p["body_jaxpr"], Layout(every[tests:], results, carried))]
     return None
 
 

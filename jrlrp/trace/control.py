@@ -8,22 +8,22 @@ import jax
 import jax.numpy as jnp
 
 from jrlrp.trace import compat
-from jrlrp.trace.program import Equation, Literal, Program, Var
+from jrlrp.trace.program import Equation, Program, Var, evaluated, typed
 
 # What a body is evaluated by: a function of the values of its inputs, and of what goes along with them.
 Evaluate = Callable[[Sequence[Any], Any], Sequence[Any]]
 
 
 @dataclass(frozen=True, eq=False)
-class Body:
-    """A program inside an equation; see `compat.Layout` for how it meets the equation."""
+class Body(compat.Layout):
+    """A program inside an equation, and how it meets the equation."""
 
-    program: Program
-    operands: tuple[int, ...]
-    results: tuple[int | None, ...]
-    carried: tuple[tuple[int, int], ...] = ()
-    sliced: frozenset[int] = frozenset()
-    stacked: frozenset[int] = frozenset()
+    program: Program = field(kw_only=True)
+
+    @property
+    def repeats(self) -> list[tuple[Var, Var]]:
+        """The outputs that go on to the next turn, each with the input that it is there."""
+        return [(self.program.outputs[turn], self.program.inputs[k]) for turn, k in self.carried]
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +31,15 @@ class ControlFlow(Equation):
     """A scan, cond, while, remat or shard_map. Its operands and outputs may be more than those of `eqn`."""
 
     bodies: tuple[Body, ...] = field(repr=False, kw_only=True)
+
+    def entries(self, body: Body) -> list[tuple[Var, Var]]:
+        """Return the operands that a body gets, each with the input that it is (or begins as) inside."""
+        return [(self.inputs[k], v) for k, v in zip(body.operands, body.program.inputs, strict=True)]
+
+    def exits(self, body: Body) -> list[tuple[Var, Var]]:
+        """Return the outputs that come out of a body, each with what it is inside."""
+        pairs = zip(body.results, body.program.outputs, strict=True)
+        return [(self.outputs[k], v) for k, v in pairs if k is not None]
 
     @property
     def turns(self) -> int | None:
@@ -55,26 +64,29 @@ class ControlFlow(Equation):
 
 def _plainly(program: Program) -> Evaluate:
     def evaluate(inputs: Sequence[Any], along: Any) -> list[Any]:
-        values: dict[Var, Any] = {**program.constants, **dict(zip(program.inputs, inputs, strict=True))}
-
-        def read(v: Var) -> Any:
-            return v.value if isinstance(v, Literal) else values[v]
-
-        for eqn in program.equations:
-            values.update(zip(eqn.outputs, eqn.run([read(v) for v in eqn.inputs]), strict=True))
-        return typed(map(read, program.outputs), program.outputs)
+        start = {**program.constants, **dict(zip(program.inputs, inputs, strict=True))}
+        return typed(program.outputs, evaluated(program.equations, start))
 
     return evaluate
 
 
-def typed(values: Any, variables: Sequence[Var]) -> list[Any]:
-    """Return values in the dtypes of variables: what loops and branches have to agree on."""
-    return [jnp.asarray(value, v.dtype) for value, v in zip(values, variables, strict=True)]
+def over_turns(start: set[Var], repeats: Sequence[tuple[Var, Var]], spread: Callable[[set[Var]], set[Var]]) -> set[Var]:
+    """Return `start` and all that comes to be like it in later turns.
+
+    `spread` returns what one turn makes of a start; a pair in `repeats` is of a variable there and one at a new start.
+    """
+    while True:
+        inside = spread(start)
+        later = {there for here, there in repeats if here in inside}
+        if later <= start:
+            return start
+        start = start | later
 
 
 def _scan(eqn: ControlFlow, values: Sequence[Any], evaluate: Sequence[Evaluate], along: Any) -> list[Any]:
     (body,), (step,) = eqn.bodies, evaluate
-    inputs = typed((values[k] for k in body.operands), body.program.inputs)
+    variables = body.program.inputs
+    inputs = typed(variables, {v: values[k] for k, v in zip(body.operands, variables, strict=True)})
     carried = dict(body.carried)
     ys = [k for k in range(len(body.results)) if k not in carried]
 

@@ -72,8 +72,8 @@ class _Inliner:
             declared = custom_call.rule_of(eqn) or self.declared.get(name)
             kept = declared is not None or (self.keep_custom and name in compat.CUSTOM)
             inner, layouts = (None, None) if kept else (compat.called(eqn), compat.bodies(eqn))
-            if layouts is not None and name in _REMAT and not _is_heavy(layouts[0].jaxpr):
-                inner = layouts[0].jaxpr
+            if layouts is not None and name in _REMAT and not _is_heavy(layouts[0][0]):
+                inner = layouts[0][0]
             if inner is not None:
                 inner, inner_consts = compat.parts(inner)
                 outputs = self.inline(inner, inner_consts, arguments, here, line)
@@ -85,15 +85,15 @@ class _Inliner:
                 if layouts is None:
                     self.equations.append(Equation(*own, declared=declared))
                 else:
-                    bodies = tuple(self._body(layout, here, line) for layout in layouts)
+                    bodies = tuple(self._body(*inside, here, line) for inside in layouts)
                     self.equations.append(ControlFlow(*own, bodies=bodies))
             scope.update(zip(eqn.outvars, outputs, strict=True))
         return [read(v) for v in jaxpr.outvars]
 
-    def _body(self, layout: compat.Layout, path: str, source: str) -> Body:
-        jaxpr, consts = compat.parts(layout.jaxpr)
+    def _body(self, jaxpr: Any, layout: compat.Layout, path: str, source: str) -> Body:
+        jaxpr, consts = compat.parts(jaxpr)
         inner = _Inliner(self.declared, self.keep_custom)
         inputs = tuple(_variable(v) for v in jaxpr.invars)
         outputs = inner.inline(jaxpr, consts, inputs, path, source)
         program = Program(inputs, inner.constants, tuple(inner.equations), tuple(outputs))
-        return Body(program, layout.operands, layout.results, layout.carried, layout.sliced, layout.stacked)
+        return Body(**vars(layout), program=program)

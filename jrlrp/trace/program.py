@@ -1,9 +1,10 @@
 """A traced function as data: variables, equations, and the flat programs they make up."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from jrlrp.trace import compat
@@ -99,3 +100,21 @@ class Program:
     constants: dict[Var, Any]
     equations: tuple[Equation, ...]
     outputs: tuple[Var, ...]
+
+
+def read(v: Var, values: Mapping[Var, Any]) -> Any:
+    """Return the value of a variable or a literal."""
+    return v.value if isinstance(v, Literal) else values[v]
+
+
+def evaluated(equations: Iterable[Equation], values: Mapping[Var, Any]) -> dict[Var, Any]:
+    """Return the values and all that the equations make of them, as the user's program does."""
+    known = dict(values)
+    for eqn in equations:
+        known.update(zip(eqn.outputs, eqn.run([read(v, known) for v in eqn.inputs]), strict=True))
+    return known
+
+
+def typed(variables: Sequence[Var], values: Mapping[Var, Any]) -> list[Any]:
+    """Return the values of variables in the variables' dtypes, on which loops and branches have to agree."""
+    return [jnp.asarray(read(v, values), v.dtype) for v in variables]

@@ -129,6 +129,8 @@ NOT = {
     "a gate": lambda x: x * jax.nn.sigmoid(mean(x)),
     "a mean": lambda x: x - mean(x),
     "a product": lambda x: x * mean(x),
+    "multiplied by its deviation": lambda x: (x - mean(x)) * var(x) ** 0.5,
+    "divided by the inverse": lambda x: x / jax.lax.rsqrt(mean(x**2) + EPS),
     "softmax": lambda x: jax.nn.softmax(x) @ np.ones((8, 8)),
     "an activation": lambda x: x * jax.lax.rsqrt(x**2 + 1),
     "another's statistic": lambda x: x[:1] / jnp.sqrt(var(x[1:]) + EPS),
