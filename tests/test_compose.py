@@ -104,7 +104,7 @@ def test_grad_and_jvp_through_relevance(rules):
     # tanh has no kinks for the numerical derivative to fall over
     smooth = lambda x, k: jnp.tanh(net(x, k))[:, :2]
     loss = lambda x, k: (jrlrp.relevance(smooth, rules=rules, target=0)(x, k) ** 2).sum()
-    check_grads(loss, (x, k), order=1, modes=["rev", "fwd"], eps=1e-7, atol=1e-3, rtol=1e-3)
+    check_grads(jax.jit(loss), (x, k), order=1, modes=["rev", "fwd"], eps=1e-7, atol=1e-3, rtol=1e-3)
 
 
 def test_nothing_is_closed_over():
@@ -203,7 +203,8 @@ MOVES = {
 @pytest.mark.parametrize("rules", [jrlrp.relative(), jrlrp.relative("ratio")], ids=["absolute", "ratio"])
 def test_an_examples_map_does_not_depend_on_its_batch(move, rules):
     x = RNG.normal(size=(4, 3, 6))
-    one = jnp.stack([jrlrp.relevance(lambda x: _tiled(MOVES[move], x)[0], rules=rules)(e) for e in x])
+    explain = jax.jit(jrlrp.relevance(lambda x: _tiled(MOVES[move], x)[0], rules=rules))
+    one = jnp.stack([explain(e) for e in x])
     np.testing.assert_allclose(jrlrp.relevance(MOVES[move], rules=rules)(x), one, rtol=1e-8, atol=1e-10)
 
 

@@ -383,7 +383,7 @@ BATCH = RNG.normal(size=(6, T, D))
     ],
 )
 def test_an_example_does_not_depend_on_its_batch(f, rules):
-    explain = jrlrp.relevance(f, rules=RULES[rules])
+    explain = jax.jit(jrlrp.relevance(f, rules=RULES[rules]))
     whole = explain(BATCH)
     rows = jnp.concatenate([explain(row[None]) for row in BATCH])
     np.testing.assert_allclose(whole, rows, rtol=1e-9, atol=1e-12)
@@ -532,9 +532,9 @@ def test_branches_under_vmap(rules):
 
     rows = BATCH[:, 0]
     assert 0 < (rows.sum(1) > 0).sum() < len(rows)
-    explain = jrlrp.relevance(f, rules=RULES[rules])
+    explain = jax.jit(jrlrp.relevance(f, rules=RULES[rules]))
     expected = jnp.stack([explain(row) for row in rows])
-    np.testing.assert_allclose(jax.jit(jax.vmap(explain))(rows), expected, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(jax.vmap(explain)(rows), expected, rtol=1e-9, atol=1e-12)
     inside = jrlrp.relevance(jax.vmap(f), rules=RULES[rules])
     np.testing.assert_allclose(inside(rows), expected, rtol=1e-9, atol=1e-12)
 

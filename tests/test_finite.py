@@ -39,14 +39,14 @@ def net(x, bias=True):
 
 
 @pytest.mark.parametrize("rules", RULES)
-@pytest.mark.parametrize("scale", [0.0, 1e-30, 1e-10, 1e10, 1e30])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_any_scale_is_finite(rules, scale, dtype):
+def test_any_scale_is_finite(rules, dtype):
     with jax.enable_x64(False):
-        x = (jnp.asarray(X, jnp.float32) * scale).astype(dtype)
-        value, r = jax.jit(jrlrp.value_and_relevance(net, rules=RULES[rules]))(x)
-    assert np.isfinite(np.asarray(value, np.float32)).all()
-    assert np.isfinite(np.asarray(r, np.float32)).all()
+        explain = jax.jit(jrlrp.value_and_relevance(net, rules=RULES[rules]))
+        for scale in (0.0, 1e-30, 1e-10, 1e10, 1e30):
+            value, r = explain((jnp.asarray(X, jnp.float32) * scale).astype(dtype))
+            assert np.isfinite(np.asarray(value, np.float32)).all()
+            assert np.isfinite(np.asarray(r, np.float32)).all()
 
 
 @pytest.mark.parametrize("rules", ["relative", "zero", "relative, ratio"])
@@ -69,9 +69,10 @@ def test_an_example_that_is_not_a_number_spoils_no_other(rules):
 def test_a_small_example_beside_a_large_one(rules):
     with jax.enable_x64(False):
         x = jnp.asarray(X, jnp.float32) * jnp.asarray([1e20, 1e-20, 1.0, 0.0]).reshape(4, 1, 1, 1)
-        batch = jrlrp.relevance(net, rules=RULES[rules])(x)
+        explain = jax.jit(jrlrp.relevance(net, rules=RULES[rules]))
+        batch = explain(x)
         for k in range(4):
-            alone = jrlrp.relevance(net, rules=RULES[rules])(x[k : k + 1])[0]
+            alone = explain(x[k : k + 1])[0]
             np.testing.assert_allclose(batch[k], alone, rtol=1e-3, atol=1e-4 * np.abs(alone).max())
 
 
@@ -105,7 +106,7 @@ def test_long_chains_of_cancelling_layers(rules):
 @pytest.mark.parametrize("rules", RULES)
 def test_derivatives_of_relevance_are_finite_where_units_are_dead(rules):
     f = lambda x: (jax.nn.relu(x @ W[:2]) + jax.nn.relu(x @ W[:2] * 2)) @ W[:3]
-    size = lambda x: jrlrp.relevance(f, rules=RULES[rules])(x).sum()
+    slope = jax.jit(jax.grad(lambda x: jrlrp.relevance(f, rules=RULES[rules])(x).sum()))
     with jax.enable_x64(False):
         for x in (jnp.asarray(X[0, 0], jnp.float32), jnp.zeros((2, 2), jnp.float32), -jnp.ones((2, 2), jnp.float32)):
-            assert np.isfinite(jax.grad(size)(x)).all()
+            assert np.isfinite(slope(x)).all()

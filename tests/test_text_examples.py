@@ -5,11 +5,13 @@ import sys
 
 import coloured_words
 import explain_review
+import explain_series
 import jax
 import jax.numpy as jnp
 import minilm
 import numpy as np
 import packaged
+import PIL.Image
 import pytest
 import review_lstm
 import reviews
@@ -162,3 +164,31 @@ def test_what_was_made_is_kept(monkeypatch, tmp_path):
     made = iter([{"w": np.arange(3.0), "n": {"a": 1}}, {"w": np.zeros(1)}])
     for anew, size in ((False, 3), (False, 3), (True, 1)):
         assert packaged.keep("thing.msgpack", lambda: next(made), anew=anew)["w"].size == size
+
+
+def test_a_series_is_explained_and_drawn(monkeypatch, capsys, tmp_path):
+    """Bumps, early ones and late ones, in the format of the data."""
+    time = np.arange(40)
+
+    def read(wheel, name):
+        assert name.endswith(("GunPoint_TRAIN.ts", "GunPoint_TEST.ts"))
+        bumps = [(np.exp(-((time - centre - k) ** 2) / 8), label) for k in range(3) for label, centre in ((1, 10), (2, 28))]
+        return "\n".join(["@problemName bumps", "@data", *(f"{','.join(map(str, x))}:{y}" for x, y in bumps)]).encode()
+
+    monkeypatch.setattr(packaged.Wheel, "read", read)
+    monkeypatch.setattr(explain_series, "STEPS", 40)
+    output = tmp_path / "new" / "series.png"
+    options = ["--rules", "relative,epsilon", "--number", "1", "--output", str(output)]
+    monkeypatch.setattr(sys, "argv", ["explain_series.py", *options])
+    explain_series.main()
+    said = capsys.readouterr().out
+    assert "right in 100.0% of 6 others" in said and "ε, “gun”, seen as gun" in said
+    picture = np.asarray(PIL.Image.open(output))
+    assert picture.shape[0] > 400 and len(np.unique(picture.reshape(-1, picture.shape[2]), axis=0)) > 50
+
+
+def test_a_series_that_is_not_there_is_refused(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["explain_series.py", "--number", "70"])
+    with pytest.raises(SystemExit):
+        explain_series.arguments()
+    assert "--number 70: expected 0 to 69" in capsys.readouterr().err

@@ -113,12 +113,13 @@ def _scan_counts(params: Mapping[str, Any]) -> tuple[int, int]:
 def shard_map(params: Mapping[str, Any], fun: Callable, whole: int) -> Callable:
     """Return `fun` mapped over shards as an equation with these parameters maps its body.
 
-    Its last `whole` arguments are the same on every device.
+    Its last `whole` arguments are the same on every device. It is compiled: eagerly, JAX takes a second for each
+    operation of a body.
     """
     in_specs = (*params["in_specs"], *[jax.sharding.PartitionSpec()] * whole)
     axes = set(params.get("newly_manual_axes", params.get("manual_axes")))
     options = {"mesh": params["mesh"], "axis_names": axes, "check_vma": params["check_vma"]}
-    return jax.shard_map(fun, in_specs=in_specs, out_specs=tuple(params["out_specs"]), **options)
+    return jax.jit(jax.shard_map(fun, in_specs=in_specs, out_specs=tuple(params["out_specs"]), **options))
 
 
 def mesh_axes(x: Any) -> frozenset[str]:

@@ -167,7 +167,7 @@ def test_gradient_times_input_is_that_of_the_logits(net):
     f, _, tolerance = net
     if np.allclose(f(jnp.asarray(X)).sum(-1), 1):
         pytest.skip("the network ends in a softmax, and its logits are not to be had")
-    exact = jrlrp.relevance(f, rules=jrlrp.gradient_times_input())(X)
+    exact = jax.jit(jrlrp.relevance(f, rules=jrlrp.gradient_times_input()))(X)
     np.testing.assert_allclose(exact, oracles.gradient_times_input(f, jnp.asarray(X)), rtol=tolerance * 100, atol=1e-12)
 
 
