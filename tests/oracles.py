@@ -6,6 +6,7 @@ An affine layer is `z = x @ w + b` with `w` of shape (inputs, outputs), for one 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.sparse.csgraph import connected_components
 
 
 def affine(f, x):
@@ -93,12 +94,19 @@ def zbox(w, b, x, r, low, high, epsilon=1e-6):
     return shares(w, contributions, stabilized(contributions.sum(0), epsilon), r)
 
 
-def relative(w, b, x, r):
+def relative(w, b, x, r, apart=False):
+    """R-LRP; `apart`: with a factor for each set of units that shares no input with another, else one for all."""
     z = x @ w + b
     messages = np.sign(z) * x[:, None] * w * r
     shares = messages.sum(1)
-    total = np.abs(shares).sum()
-    return shares * (np.abs(r).sum() / total if total else 0.0)
+    labels = np.zeros(x.size + z.size, int)
+    if apart:
+        joined = np.block([[np.zeros((x.size, x.size)), w != 0], [(w != 0).T, np.zeros((z.size, z.size))]])
+        labels = connected_components(joined)[1]
+    of_x, of_z = labels[: x.size], labels[x.size :]
+    count = labels.max() + 1
+    factors = _divide(np.bincount(of_z, np.abs(r), count), np.bincount(of_x, np.abs(shares), count))
+    return shares * factors[of_x]
 
 
 def gradient_times_input(f, x):

@@ -185,8 +185,8 @@ PLAIN = {
         lambda x: functools.reduce(lambda h, v: 2 * cell(h, v), list(x), start(x)) @ W2,
     ),
     "solve": (
-        lambda x: jnp.linalg.solve(WH, (x @ WX).T).T.sum(0) @ W2,
-        lambda x: (x @ WX @ jnp.linalg.inv(WH).T).sum(0) @ W2,
+        lambda x: jnp.linalg.solve(WH, (x @ WX).sum(0)) @ W2,  # of several vectors R-LRP would see one layer
+        lambda x: (x @ WX).sum(0) @ jnp.linalg.inv(WH).T @ W2,
     ),
     "while that nothing passes": (
         lambda x: x[0] @ W1 * jax.lax.while_loop(lambda n: n < 1 + (x > 0).sum(), lambda n: n + 1.0, 0.0),

@@ -172,7 +172,9 @@ def test_a_series_is_explained_and_drawn(monkeypatch, capsys, tmp_path):
 
     def read(wheel, name):
         assert name.endswith(("GunPoint_TRAIN.ts", "GunPoint_TEST.ts"))
-        bumps = [(np.exp(-((time - centre - k) ** 2) / 8), label) for k in range(3) for label, centre in ((1, 10), (2, 28))]
+        bumps = [
+            (np.exp(-((time - centre - k) ** 2) / 8), label) for k in range(3) for label, centre in ((1, 10), (2, 28))
+        ]
         return "\n".join(["@problemName bumps", "@data", *(f"{','.join(map(str, x))}:{y}" for x, y in bumps)]).encode()
 
     monkeypatch.setattr(packaged.Wheel, "read", read)

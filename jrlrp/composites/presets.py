@@ -19,8 +19,8 @@ _SKIPS = {"absolute": ShareAbsolute(), "ratio": ShareRatio(0.0), "symmetric": Sh
 def relative(skip: str = "absolute") -> Composite:
     """R-LRP everywhere: the default. It has no numbers to choose.
 
-    Softmax weights are constants, gates get nothing, max-pools give all to the winner, normalisations pass relevance
-    on.
+    Softmax weights are constants, gates get nothing, max-pools give all to the winner. Normalisations and scales pass
+    relevance on: a unit of one input has nothing to share.
 
     Args:
       skip: how a skip connection shares: "absolute", |a|/(|a|+|b|); "ratio", the classical a/(a+b); or "symmetric".
@@ -35,8 +35,8 @@ def relative(skip: str = "absolute") -> Composite:
     rule = Relative()
     return Composite(
         [
-            (match(("affine", "average_pool")), rule),
-            (match("normalisation"), Pass()),
+            (match(("conv", "dense", "linear", "average_pool")), rule),
+            (match(("normalisation", "scale")), Pass()),
             (match("sum"), _SKIPS[skip]),
             (match("product"), SignalTakesAll(rule)),
             (match("softmax"), Block()),

@@ -1,5 +1,6 @@
 """The numbers of a node during a run: what a rule sees of it. All of them compute in at least float32."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -42,6 +43,18 @@ class Layer:
     def value(self, v: Var) -> Array:
         """Return the value of one of the node's constants."""
         return v.value if isinstance(v, Literal) else self._constants[self._node.constants.index(v)]
+
+    def vector_sizes(self, x: Array, r: Array) -> tuple[Array, Array] | None:
+        """Return Σ|x| and Σ|r| for each of the vectors that the layer maps one by one; None if it is no such layer.
+
+        Args:
+          x: an array of the input's shape.
+          r: one of the output's shape.
+
+        Returns:
+          Arrays that broadcast against `x`, both in parts of the number of entries of a vector of `x`.
+        """
+        return None
 
 
 class LinearLayer(Layer):
@@ -160,9 +173,26 @@ class LinearLayer(Layer):
         if not isinstance(node.core, DepthwiseConv):
             (out,) = jax.linear_transpose(lambda x: self.map(x, weight), self._input)(r.astype(self.dtype))
             return out
-        at_core = self._input.update(shape=node.core.output.shape)
-        (r,) = jax.linear_transpose(lambda z: self._follow(z, weight), at_core)(r.astype(self.dtype))
-        return node.core.pull(r, self._own_weight if weight is None else weight)
+        return node.core.pull(self._at_core(r, weight), self._own_weight if weight is None else weight)
+
+    def _at_core(self, r: Array, weight: Array | None) -> Array:
+        """Return the transpose of `_follow` applied to `r`."""
+        at_core = self._input.update(shape=self._node.core.output.shape)  # type: ignore[attr-defined]
+        return jax.linear_transpose(lambda z: self._follow(z, weight), at_core)(r.astype(self.dtype))[0]
+
+    def vector_sizes(self, x: Array, r: Array) -> tuple[Array, Array] | None:
+        node: Affine = self._node  # type: ignore[assignment]
+        places = None if node.core is None else _places(node.core, node.operand)
+        if places is None:
+            return None
+        in_x, in_r = places
+        r = self._at_core(r, self.ones)  # moved only
+        along_x = [d for d in range(x.ndim) if d not in in_x]
+        along_r = [d for d in range(r.ndim) if d not in in_r]
+        part = 1 / max(math.prod(x.shape[d] for d in along_x), 1)
+        of_x = jnp.sum(jnp.abs(x) * part, axis=along_x, keepdims=True)
+        of_r = jnp.sum(jnp.abs(r) * part, axis=along_r).transpose(np.argsort(in_x))
+        return of_x, jnp.expand_dims(of_r, along_x)
 
     @cached_property
     def bias(self) -> Array | None:
@@ -180,6 +210,23 @@ class LinearLayer(Layer):
                 c = self.constant(step.constant)  # type: ignore[arg-type]
                 b = (-b if step.negate else b) + (-c if step.subtract else c)
         return b
+
+
+def _places(core: Equation, operand: int) -> tuple[list[int], list[int]] | None:
+    """Return which dimensions of an operand count the vectors that a core maps, and which of its output do.
+
+    A product of matrices maps the vectors of one with the other, a sum over axes maps what lies along them; a
+    convolution maps the whole image.
+    """
+    v = core.inputs[operand]
+    if core.primitive == "reduce_sum":
+        return [d for d in range(v.ndim) if d not in core.params["axes"]], list(range(core.output.ndim))
+    if core.primitive != "dot_general":
+        return None
+    contracting, batch = (dims[operand] for dims in core.params["dimension_numbers"])
+    free = [d for d in range(v.ndim) if d not in (*contracting, *batch)]
+    first = len(batch) if operand == 0 else core.output.ndim - len(free)
+    return [*batch, *free], [*range(len(batch)), *range(first, first + len(free))]
 
 
 class NormalisationLayer(Layer):

@@ -12,9 +12,13 @@ from jrlrp.rules.linear import LINEAR_KINDS
 
 @dataclass(frozen=True, repr=False)
 class Relative(Rule):
-    """R-LRP: the classical message times |z_j|, then one factor for the whole layer and example.
+    """R-LRP: the classical message times |z_j|, then one factor wherever the layer is applied.
 
     R_{i←j} = sgn(z_j) z_ij R_j,   R_i = κ Σ_j R_{i←j},   κ = Σ_j |R_j| / Σ_i |Σ_j R_{i←j}| (0 where that is 0/0).
+
+    A matrix is applied to vectors, and each has its κ: each position of a sequence, as if they came one at a time, in
+    a scan, or by vmap. So has all that a mean over axes is taken of. Anything else, a convolution above all, has one κ
+    for each example.
 
     Nothing is divided by an activation; Σ|R| is kept by each layer; there are no parameters.
 
@@ -34,8 +38,12 @@ class Relative(Rule):
         unit = relevance / spread(_or_one(size), relevance, z_axis)
         signed = jnp.where(output > 0, unit, jnp.where(output < 0, -unit, 0))
         share = saturate(x * layer.pull(signed), x.dtype)
-        unit_share = share / spread(_or_one(mean_size(share, x_axis)), x, x_axis)
-        return (unit_share * spread(size * (output.size / max(x.size, 1)), x, x_axis),)
+        sizes = layer.vector_sizes(share, unit)
+        if sizes is None:
+            of_unit = jnp.where(size == 0, 0, output.size / max(x.size, 1))
+            sizes = spread(mean_size(share, x_axis), x, x_axis), spread(of_unit, x, x_axis)
+        of_share, of_unit = sizes
+        return (share / _or_one(of_share) * of_unit * spread(size, x, x_axis),)
 
 
 def _or_one(x: Array) -> Array:

@@ -159,7 +159,7 @@ def test_presets():
     assert of(None) == {
         "conv": relative,
         "dense": relative,
-        "scale": relative,
+        "scale": jrlrp.Pass(),
         "average_pool": relative,
         "sum": jrlrp.ShareAbsolute(),
     }

@@ -6,6 +6,7 @@
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,15 @@ from zoo import LARGE_APPLICATIONS, TRANSFORMERS, VOCABULARY, WITH_ATTENTION, ZO
 
 import jrlrp
 
+TABLE = Path(__file__).with_name("coverage.md")
+HEAD = """# Models that others wrote
+
+`make test-models` writes this table: small random configurations of transformers 4.49.0 (Flax), Keras, Haiku,
+Equinox and Flax, explained by `relative()` and by `attn_lrp()` (those with attention) or `epsilon_plus()`, with
+respect to all inputs. Coverage is the part of the active equations that have a rule; gap is what neither reached the
+inputs nor is known to have been absorbed, in parts of the largest Σ|R| of a node, the worse of both; the seconds are
+those of two maps with their audits and two gradients, most of them compilation, on two cores.
+"""
 FAST = ("GPT-2", "Linen decoder, scanned and rematerialised")
 
 
@@ -94,20 +104,23 @@ def test_a_large_application_has_a_plan(name):
 
 
 def main(names: list[str]) -> int:
-    """Print a row for each model; return how many of them failed."""
-    failures = {}
-    print("| model | active equations | coverage | gap | seconds |\n|---|---|---|---|---|")
-    for name in names:
+    """Print a row for each model, and keep the table if it is of all; return how many of them failed."""
+    failures, lines = {}, ["| model | active equations | coverage | gap | seconds |", "|---|---|---|---|---|"]
+    print("\n".join(lines))
+    for name in names or ZOO:
         try:
             row = examine(name)
-            print(f"| {name} | {row.equations} | {row.coverage:.0%} | {row.gap:.0e} | {row.seconds:.0f} |", flush=True)
+            lines.append(f"| {name} | {row.equations} | {row.coverage:.0%} | {row.gap:.0e} | {row.seconds:.0f} |")
+            print(lines[-1], flush=True)
         except Exception as error:  # the others are wanted too
             failures[name] = f"{type(error).__name__}: {error}"
         jax.clear_caches()
     for name, text in failures.items():
         print(f"{name} failed: {text[:2000]}")
+    if not names and not failures:
+        TABLE.write_text("\n".join([HEAD, *lines, ""]), encoding="utf-8")
     return len(failures)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:] or list(ZOO)))
+    sys.exit(main(sys.argv[1:]))

@@ -297,6 +297,10 @@ def application(name: str) -> Model:
     model = getattr(keras.applications, name)(
         weights=None, input_shape=(*shape, 3), classes=10, classifier_activation=None
     )
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = 0.0  # so that one call is enough: with its first statistics a deep network returns 1e-12
+    model(image(shape[0], batch=32), training=True)
     return Model(lambda x: model(x, training=False), (image(shape[0]),))
 
 
@@ -328,10 +332,12 @@ def haiku_network(name: str) -> Model:
         "ResNet50, v2": lambda: hk.nets.ResNet50(10, resnet_v2=True),
         "MobileNetV1": lambda: hk.nets.MobileNetV1(num_classes=10),
     }[name]
-    network = hk.without_apply_rng(hk.transform_with_state(lambda x: make()(x, is_training=False)))
-    x = image(32)
-    parameters, state = map(randomised, network.init(jax.random.key(0), x))
-    return Model(lambda x: network.apply(parameters, state, x)[0], (x,))
+    network = hk.without_apply_rng(hk.transform_with_state(lambda x, training: make()(x, is_training=training)))
+    many = image(32, batch=32)
+    parameters, state = network.init(jax.random.key(0), many, True)
+    parameters = randomised(parameters)
+    _, state = network.apply(parameters, state, many, True)
+    return Model(lambda x: network.apply(parameters, state, x, False)[0], (image(32),))
 
 
 def haiku_attention() -> Model:

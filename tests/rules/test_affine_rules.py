@@ -70,6 +70,12 @@ LAYERS = {
     "dense, squeezed before batch norm": (lambda x: (jnp.squeeze(x @ W, 0) - B) * S + C, (1, 5)),
     "einsum": (lambda x: jnp.einsum("ijk,jlk->il", x, normal(6, 3, 4, 2)) + B, (1, 3, 2)),
     "batched dot_general": (lambda x: jnp.einsum("bij,bjk->bik", x, normal(7, 2, 3, 4)) + B, (2, 2, 3)),
+    "dense on the right, of the middle axis": (
+        lambda x: (jnp.einsum("ojk,bkil->ojbil", normal(7, 2, 3, 4), x) * S[:2, None, None, None, None] + B[1]).reshape(
+            2, 9, 2
+        ),
+        (1, 4, 3, 2),
+    ),
     "conv": (lambda x: conv(x, K), IMAGE),
     "conv, bias": (lambda x: conv(x, K) + C, IMAGE),
     "conv, strided": (lambda x: conv(x, K, window_strides=(2, 1), padding="VALID") + C, IMAGE),
@@ -116,6 +122,8 @@ LINEAR_MAPS = {
 VARIANTS = [name for name in RULES if "," in name or any(c.isdigit() for c in name.replace("alpha 2 beta -1", ""))]
 SOME = ("dense, bias then scale then bias", "conv, bias", "conv, strided", "conv, batch norm", "average pool", "shift")
 CASES = [(rule, layer) for rule in RULES for layer in (SOME if rule in VARIANTS else LAYERS)]
+# These map several vectors, each of which has a factor of its own in R-LRP.
+VECTORS = ("batched dot_general", "dense on the right, of the middle axis", "mean")
 
 
 @pytest.mark.parametrize(("rule", "layer"), CASES)
@@ -130,8 +138,9 @@ def test_equals_the_explicit_matrix(layer, rule):
     out = f(x)
     r = normal(21, *out.shape)
     w, b = oracles.affine(f, x)
-    expected = oracle(w, b, np.asarray(x).ravel(), np.asarray(r).ravel()).reshape(x.shape)
-    # One example, so that Relative's factor is that of the whole array.
+    options = {"apart": True} if rule == "relative" and layer in VECTORS else {}
+    expected = oracle(w, b, np.asarray(x).ravel(), np.asarray(r).ravel(), **options).reshape(x.shape)
+    # One example, so that Relative's factor is that of the whole array, or of each vector.
     actual = jrlrp.relevance(lambda x: f(x[0]), rules=rules, target=lambda out: r)(x[None])[0]
     np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-12)
 
@@ -239,6 +248,26 @@ def test_relative_keeps_total_magnitude_and_the_per_unit_identity():
     exact = jnp.abs(z[2]) * r[2] - jnp.sign(z[2]) * B[2] * r[2]
     np.testing.assert_allclose(jnp.sign(message.sum()), jnp.sign(exact))
     np.testing.assert_allclose(message / message.sum(), W[:, 2] * x / (W[:, 2] * x).sum())
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda x: x @ W + B,
+        lambda x: jnp.einsum("dh,btd->btdh", W, x).sum(2) + B,
+        lambda x: jnp.einsum("btd,dh->hbt", x, W).transpose(1, 2, 0) + B,
+        lambda x: (x.reshape(-1, 5) @ W).reshape(*x.shape[:2], 4) + B,
+        lambda x: jax.vmap(jax.vmap(lambda v: v @ W + B))(x),
+        lambda x: jax.lax.map(lambda v: v @ W + B, x.reshape(-1, 5)).reshape(*x.shape[:2], 4),
+    ],
+)
+def test_each_position_keeps_its_magnitude_in_any_spelling(f):
+    x, r = jnp.asarray(normal(1, 2, 3, 5)), normal(2, 2, 3, 4)
+    one = lambda v, r: jrlrp.relevance(lambda v: v @ W + B, target=lambda out: r)(v)
+    expected = jnp.stack([jnp.stack([one(*row) for row in zip(*rows, strict=True)]) for rows in zip(x, r, strict=True)])
+    explain = jrlrp.relevance(f, target=lambda out: r)
+    for run in (explain, jax.jit(explain)):
+        np.testing.assert_allclose(run(x), expected, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("epsilon", [1e-6, 0.25])
