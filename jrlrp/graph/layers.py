@@ -139,17 +139,17 @@ class LinearLayer(Layer):
         x = x.astype(self.dtype)
         if node.core is None:
             return x * (self.weight if weight is None else weight)
-        return self._follow(self._core(node.core, x, weight), weight)
+        return self._follow(self._core(node.core, x, weight), scaled=weight is None)
 
-    def _follow(self, z: Array, weight: Array | None) -> Array:
-        """Return what the linear part of the steps makes of the core's output."""
+    def _follow(self, z: Array, scaled: bool) -> Array:
+        """Return what the movements after the core, and the scales if `scaled`, make of its output."""
         node: Affine = self._node  # type: ignore[assignment]
         for step in node.steps:
             if step.role == "move":
                 z = step.equation.bind([z])
-            elif step.role == "scale" and weight is None:
+            elif step.role == "scale" and scaled:
                 z = _scaled(z, None if step.constant is None else self.constant(step.constant), step)
-            elif step.role == "shift" and step.negate and weight is None:
+            elif step.role == "shift" and step.negate and scaled:
                 z = -z
         return z
 
@@ -173,12 +173,12 @@ class LinearLayer(Layer):
         if not isinstance(node.core, DepthwiseConv):
             (out,) = jax.linear_transpose(lambda x: self.map(x, weight), self._input)(r.astype(self.dtype))
             return out
-        return node.core.pull(self._at_core(r, weight), self._own_weight if weight is None else weight)
+        return node.core.pull(self._at_core(r, weight is None), self._own_weight if weight is None else weight)
 
-    def _at_core(self, r: Array, weight: Array | None) -> Array:
+    def _at_core(self, r: Array, scaled: bool) -> Array:
         """Return the transpose of `_follow` applied to `r`."""
         at_core = self._input.update(shape=self._node.core.output.shape)  # type: ignore[attr-defined]
-        return jax.linear_transpose(lambda z: self._follow(z, weight), at_core)(r.astype(self.dtype))[0]
+        return jax.linear_transpose(lambda z: self._follow(z, scaled), at_core)(r.astype(self.dtype))[0]
 
     def vector_sizes(self, x: Array, r: Array) -> tuple[Array, Array] | None:
         node: Affine = self._node  # type: ignore[assignment]
@@ -186,7 +186,7 @@ class LinearLayer(Layer):
         if places is None:
             return None
         in_x, in_r = places
-        r = self._at_core(r, self.ones)  # moved only
+        r = self._at_core(r, scaled=False)
         along_x = [d for d in range(x.ndim) if d not in in_x]
         along_r = [d for d in range(r.ndim) if d not in in_r]
         part = 1 / max(math.prod(x.shape[d] for d in along_x), 1)
