@@ -53,12 +53,17 @@ def _max_pool(window, strides, padding, apart) -> Callable:
     def pull_taps(x, z, r):
         edges = [(low, high, 0) for low, high in padding]
         x = jax.lax.pad(x, jnp.asarray(-jnp.inf, x.dtype), edges)
-        result, taken = jnp.zeros(x.shape, r.dtype), jnp.zeros(z.shape, bool)
-        for start, stop in _taps(window, strides, apart, z.shape):
-            wins = (jax.lax.slice(x, start, stop, strides) == z) & ~taken
-            taken = taken | wins
+        taps = _taps(window, strides, apart, z.shape)
+        # By comparing values with each other: XLA may compute x anew here, and round it otherwise than z was.
+        best, winner = jnp.full(z.shape, -jnp.inf, x.dtype), jnp.zeros(z.shape, jnp.int32)
+        for k, (start, stop) in enumerate(taps):
+            value = jax.lax.slice(x, start, stop, strides)
+            winner, best = jnp.where(value > best, k, winner), jnp.maximum(value, best)
+        winner = jax.lax.optimization_barrier(jnp.where(jnp.isnan(z), -1, winner))
+        result = jnp.zeros(x.shape, r.dtype)
+        for k, (start, stop) in enumerate(taps):
             place = [(a, n - b, stride - 1) for a, b, n, stride in zip(start, stop, x.shape, strides, strict=True)]
-            result = result + jax.lax.pad(jnp.where(wins, r, 0), jnp.zeros((), r.dtype), place)
+            result = result + jax.lax.pad(jnp.where(winner == k, r, 0), jnp.zeros((), r.dtype), place)
         inner = [(-low, -high, 0) for low, high in padding]
         return jax.lax.pad(result, jnp.zeros((), r.dtype), inner)
 
