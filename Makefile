@@ -12,7 +12,7 @@ demo: $(VENV)/.demo
 test: $(VENV)/.test
 	JAX_PLATFORMS=cpu $(RUN) -m pytest -n 2 $(ARGS)
 
-# Explains the models of other people's packages and prints a table of them.
+# Explains the models of other people's packages and writes a table of them, tests/models/coverage.md.
 test-models: $(VENV)/.models
 	JAX_PLATFORMS=cpu $(RUN) tests/models/test_zoo.py $(ARGS)
 	JAX_PLATFORMS=cpu $(RUN) -m pytest -n 2 -m slow -k 'recurrent or large' tests/models

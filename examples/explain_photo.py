@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import matplotlib
 import numpy as np
+import presets
 from PIL import Image, UnidentifiedImageError
 from rich import box
 from rich.console import Console
@@ -34,16 +35,6 @@ PRESETS = {
     "deep_taylor": lambda: jrlrp.deep_taylor(LOW, HIGH),
     "gradient_times_input": jrlrp.gradient_times_input,
 }
-TITLES = {
-    "relative": "R-LRP",
-    "epsilon": "ε",
-    "epsilon_plus": "ε-plus (z⁺ for convolutions)",
-    "epsilon_plus_flat": "ε-plus, flat",
-    "epsilon_gamma_box": "ε-γ-box",
-    "epsilon_alpha2_beta1_flat": "ε-α2β1, flat",
-    "deep_taylor": "deep Taylor",
-    "gradient_times_input": "gradient × input",
-}
 
 
 def arguments() -> argparse.Namespace:
@@ -55,10 +46,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--photo", action=argparse.BooleanOptionalAction, default=True, help="show the photograph too")
     parser.add_argument("--audit", action="store_true", help="say where the relevance went; details go to out/")
     parsed = parser.parse_args()
-    parsed.rules = [name.strip() for name in parsed.rules.split(",")]
-    for name in parsed.rules:
-        if name not in PRESETS:
-            parser.error(f"there is no preset {name!r}; choose of {', '.join(PRESETS)}")
+    parsed.rules = presets.chosen(parser, parsed.rules, PRESETS)
     return parsed
 
 
@@ -101,7 +89,7 @@ def show_audits(console: Console, audits: dict[str, jrlrp.Audit], folder: Path) 
         amounts = audit.output, audit.inputs, audit.bias.sum(), audit.stabilizer.sum(), audit.other.sum()
         loss, rise = int(jnp.abs(audit.absorbed).argmax()), int(audit.growth.argmax())
         table.add_row(
-            TITLES[name],
+            presets.TITLES[name],
             *(f"{float(v):.3g}" for v in amounts),
             f"{audit.names[loss]}: {float(audit.absorbed[loss]):.3g}",
             f"{audit.names[rise]}: × {float(audit.growth[rise]):.3g}",
@@ -126,7 +114,7 @@ def draw(photo: Image.Image | None, maps: dict[str, np.ndarray], label: str, out
     for axis, (name, relevance) in zip(axes[-len(maps) :], maps.items(), strict=True):
         limit = np.quantile(np.abs(relevance), 0.995) or 1.0
         shown = axis.imshow(np.sign(relevance) * np.sqrt(np.abs(relevance) / limit), cmap="RdBu_r", vmin=-1, vmax=1)
-        axis.set_title(TITLES[name])
+        axis.set_title(presets.TITLES[name])
     figure.suptitle(f"What speaks for “{label.split(',')[0]}”")
     bar = figure.colorbar(shown, ax=axes[-len(maps) :], shrink=0.8, ticks=[-1, 0, 1], label="√ relevance, signed")
     bar.ax.set_yticklabels(["against", "0", "for"])
@@ -156,7 +144,9 @@ def main() -> None:
         relevance = jax.jit(jrlrp.relevance(fn, rules=PRESETS[name](), target=chosen))(x)
         maps[name] = np.asarray(relevance[0].sum(-1))
         total, positive = maps[name].sum(), maps[name].clip(0).sum()
-        console.print(f"{TITLES[name]}: {total:.3g} in all, {positive:.3g} for and {total - positive:.3g} against")
+        console.print(
+            f"{presets.TITLES[name]}: {total:.3g} in all, {positive:.3g} for and {total - positive:.3g} against"
+        )
     if audits:
         show_audits(console, audits, options.output.parent)
     draw(photo if options.photo else None, maps, names[chosen], options.output)

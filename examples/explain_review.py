@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import minilm
 import numpy as np
+import presets
 import review_lstm
 from coloured_words import Word, coloured, join, legend, owners, save_html
 from reviews import CLASSES, Reader, Review, Tokens, in_batches, split_by_film, word_spans
@@ -31,16 +32,8 @@ PRESETS = {
     "cp_lrp": jrlrp.cp_lrp,
     "gradient_times_input": jrlrp.gradient_times_input,
 }
-TITLES = {
-    "relative": "R-LRP",
-    "epsilon": "ε",
-    "attn_lrp": "AttnLRP",
-    "cp_lrp": "CP-LRP",
-    "gradient_times_input": "gradient × input",
-}
 MODELS = {"lstm": review_lstm.load, "minilm": minilm.load}
 MODEL_TITLES = {"lstm": "LSTM", "minilm": "MiniLM"}
-DEFAULT_RULES = {"lstm": "epsilon", "minilm": "epsilon"}
 TEXTS = (
     "This movie was brilliant.",
     "a dull, lifeless film with not one moment of wit",
@@ -53,7 +46,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--text", action="append", help="a review; may be given several times; default: five examples")
     parser.add_argument("--model", choices=[*MODELS, "both"], default="both", help="who reads it")
-    parser.add_argument("--rules", help=f"presets, of {', '.join(PRESETS)}; default: epsilon")
+    parser.add_argument("--rules", default="epsilon", help=f"presets, of {', '.join(PRESETS)}")
     parser.add_argument("--output", type=Path, default=Path("out/review.html"), help="where the web page goes")
     parser.add_argument("--seed", type=int, default=0, help="chooses the examples out of the test films")
     parser.add_argument("--evaluate", action="store_true", help="measure what deleting the most relevant words does")
@@ -61,10 +54,7 @@ def arguments() -> argparse.Namespace:
     parsed = parser.parse_args()
     if any(not text.strip() for text in parsed.text or ()):
         parser.error("--text is empty; give it some words")
-    parsed.rules = parsed.rules and [name.strip() for name in parsed.rules.split(",")]
-    for name in parsed.rules or ():
-        if name not in PRESETS:
-            parser.error(f"there is no preset {name!r}; choose of {', '.join(PRESETS)}")
+    parsed.rules = presets.chosen(parser, parsed.rules, PRESETS)
     parsed.model = [*MODELS] if parsed.model == "both" else [parsed.model]
     return parsed
 
@@ -97,17 +87,17 @@ def describe(name: str, preset: str, logits: np.ndarray, words: Sequence[Word]) 
     probability, best = jax.nn.softmax(logits), int(logits.argmax())
     read = [word for word in words if word.relevance is not None and not word.mark]
     most = sorted(read, key=lambda word: -abs(word.relevance))[:DELETED]
-    said = f"{MODEL_TITLES[name]}, {TITLES[preset]}: {CLASSES[best]}, {probability[best]:.1%}. Most relevant: "
+    said = f"{MODEL_TITLES[name]}, {presets.TITLES[preset]}: {CLASSES[best]}, {probability[best]:.1%}. Most relevant: "
     return Text(said + ", ".join(f"{word.text} {word.relevance:+.2g}" for word in most), "bright_black")
 
 
-def explained(readers: dict[str, Reader], texts: Sequence[str], rules: list[str] | None) -> list[list[Text]]:
+def explained(readers: dict[str, Reader], texts: Sequence[str], rules: Sequence[str]) -> list[list[Text]]:
     """Return for each text the lines that explain it, by every model and preset."""
     lines: list[list[Text]] = [[Text(text, "bold")] for text in texts]
     for name, reader in readers.items():
         tokens = [reader.tokenize(text) for text in texts]
         logits = in_batches(reader.logits, tokens)
-        for preset in rules or [DEFAULT_RULES[name]]:
+        for preset in rules:
             relevance = explain(reader, tokens, preset)
             for k, text in enumerate(texts):
                 words = join(text, tokens[k], relevance[k])
@@ -147,7 +137,7 @@ def evaluate(console: Console, readers: dict[str, Reader], reviews: Sequence[Rev
             after = np.stack(in_batches(reader.logits, left))
             drop, changed = (before - after)[rows, best], after.argmax(-1) != best
             amounts = f"{drop.mean():.2f}", f"{drop.std() / np.sqrt(EVALUATED):.2f}", f"{changed.mean():.0%}"
-            table.add_row(MODEL_TITLES[name], TITLES.get(preset, preset), *amounts)
+            table.add_row(MODEL_TITLES[name], presets.TITLES.get(preset, preset), *amounts)
     console.print(table)
 
 

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import matplotlib
 import numpy as np
 import optax
+import presets
 from packaged import Wheel
 from rich.console import Console
 from tqdm import trange
@@ -39,13 +40,6 @@ PRESETS = {
     "epsilon_alpha2_beta1": jrlrp.epsilon_alpha2_beta1,
     "gradient_times_input": jrlrp.gradient_times_input,
 }
-TITLES = {
-    "relative": "R-LRP",
-    "epsilon": "ε",
-    "epsilon_plus": "ε-plus (z⁺ for convolutions)",
-    "epsilon_alpha2_beta1": "ε-α2β1",
-    "gradient_times_input": "gradient × input",
-}
 
 
 class SeriesCNN(nn.Module):
@@ -64,10 +58,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--number", type=int, default=3, help="which test series of each class is drawn")
     parser.add_argument("--output", type=Path, default=Path("out/series.png"), help="where the picture goes")
     parsed = parser.parse_args()
-    parsed.rules = [name.strip() for name in parsed.rules.split(",")]
-    for name in parsed.rules:
-        if name not in PRESETS:
-            parser.error(f"there is no preset {name!r}; choose of {', '.join(PRESETS)}")
+    parsed.rules = presets.chosen(parser, parsed.rules, PRESETS)
     if not 0 <= parsed.number < 70:
         parser.error(f"--number {parsed.number}: expected 0 to 69")
     return parsed
@@ -120,7 +111,7 @@ def draw(series: np.ndarray, maps: dict[str, np.ndarray], titles: list[str], out
     figure, grid = plt.subplots(len(maps), len(series), sharex=True, sharey="col", layout="constrained", **size)
     grid = np.reshape(grid, (len(maps), len(series)))
     for row, (name, relevance) in zip(grid, maps.items(), strict=True):
-        row[0].set_ylabel(TITLES[name])
+        row[0].set_ylabel(presets.TITLES[name])
         for axis, values, line in zip(row, relevance, series, strict=True):
             low, high = line.min() - 0.3, line.max() + 0.3
             extent = (-0.5, len(line) - 0.5, low, high)
@@ -161,7 +152,7 @@ def main() -> None:
         maps[name] = np.asarray(relevance[..., 0])
         for title, values in zip(titles, maps[name], strict=True):
             gun, point = values.clip(0).sum(), values.clip(max=0).sum()
-            console.print(f"{TITLES[name]}, {title}: {gun:.3g} for gun and {-point:.3g} for point")
+            console.print(f"{presets.TITLES[name]}, {title}: {gun:.3g} for gun and {-point:.3g} for point")
     draw(test[chosen][..., 0], maps, titles, options.output)
     console.print(f"The picture is in {options.output}")
 

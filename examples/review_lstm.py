@@ -1,4 +1,4 @@
-"""A bidirectional LSTM that reads film reviews word by word, trained here in a minute."""
+"""A bidirectional LSTM that reads film reviews word by word, trained here in half a minute."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence

@@ -93,7 +93,7 @@ def test_long_chains_of_cancelling_layers(rules):
     w = RNG.normal(size=(8, 8)) - RNG.normal(size=(8, 1))
 
     def deep(x):
-        for _ in range(20):
+        for _ in range(40):
             x = jnp.tanh(x @ w.astype(x.dtype))
         return x
 

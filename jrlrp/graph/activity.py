@@ -107,14 +107,14 @@ def reaching(equations: Sequence[Equation], end: Iterable[Var], ended: bool) -> 
     return useful
 
 
-def inputs_reached(eqn: ControlFlow, body: Body, reached: Container[Var], ended: bool) -> set[Var]:
-    """Return which inputs of a body depend on what is `reached` outside, in some turn."""
+def reached_inside(eqn: ControlFlow, body: Body, reached: Container[Var], ended: bool) -> tuple[set[Var], set[Var]]:
+    """Return which inputs of a body, and what of all in it, depend on what is `reached` outside, in some turn."""
     start = {v for outside, v in eqn.entries(body) if outside in reached}
     return over_turns(start, body.repeats, lambda start: depending(body.program.equations, start, ended))
 
 
-def outputs_useful(eqn: ControlFlow, body: Body, useful: Container[Var], ended: bool) -> set[Var]:
-    """Return the outputs of a body that something `useful` outside depends on, after some turn."""
+def useful_inside(eqn: ControlFlow, body: Body, useful: Container[Var], ended: bool) -> tuple[set[Var], set[Var]]:
+    """Return on which outputs of a body, and what of all in it, something `useful` outside depends, in some turn."""
     end = {v for outside, v in eqn.exits(body) if outside in useful}
     back = [(v, output) for output, v in body.repeats]
     return over_turns(end, back, lambda end: reaching(body.program.equations, end, ended))
@@ -123,8 +123,7 @@ def outputs_useful(eqn: ControlFlow, body: Body, useful: Container[Var], ended: 
 def _outputs_reached(eqn: ControlFlow, reached: Container[Var], ended: bool) -> set[Var]:
     found = set()
     for body in eqn.bodies:
-        start = inputs_reached(eqn, body, reached, ended)
-        inside = depending(body.program.equations, start, ended)
+        start, inside = reached_inside(eqn, body, reached, ended)
         inside |= {output for output, v in body.repeats if v in start}  # a loop may make no turn
         found |= {outside for outside, v in eqn.exits(body) if v in inside}
     return found
@@ -137,8 +136,7 @@ def _operands_useful(eqn: ControlFlow, useful: Container[Var], ended: bool) -> s
     for body in eqn.bodies:
         if body.results == (None,):  # the test of a while loop hands nothing back
             continue
-        end = outputs_useful(eqn, body, useful, ended)
-        inside = reaching(body.program.equations, end, ended)
+        end, inside = useful_inside(eqn, body, useful, ended)
         inside |= {v for output, v in body.repeats if output in end}  # a loop may make no turn
         found |= {outside for outside, v in eqn.entries(body) if v in inside}
     return found

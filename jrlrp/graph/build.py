@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import jax.numpy as jnp
 
-from jrlrp.graph.activity import Flow, analyse, inputs_reached, outputs_useful
+from jrlrp.graph.activity import Flow, analyse, reached_inside, useful_inside
 from jrlrp.graph.affine import affine_layers
 from jrlrp.graph.axes import Axis
 from jrlrp.graph.carriers import CARRY, EMBEDDING
@@ -80,9 +80,9 @@ def _controls(flow: Flow, axes: Mapping[Var, Axis], ids: frozenset[Var], taken: 
 
 def _body_flow(flow: Flow, eqn: ControlFlow, body: Body, ids: frozenset[Var]) -> Flow:
     program = body.program
-    reached = inputs_reached(eqn, body, flow.active, ended=True)
+    reached, _ = reached_inside(eqn, body, flow.active, ended=True)
     explained = [v for v in dict.fromkeys(program.inputs) if v in reached]
-    useful = outputs_useful(eqn, body, flow.active, ended=True)
+    useful, _ = useful_inside(eqn, body, flow.active, ended=True)
     outputs = [v for v in dict.fromkeys(program.outputs) if v in useful]
     return analyse(program, explained, outputs, ids, flow.facts.bodies[body])
 

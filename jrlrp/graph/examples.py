@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jrlrp.graph.activity import depending, inputs_reached, live_equations
+from jrlrp.graph.activity import live_equations, reached_inside
 from jrlrp.graph.axes import Axis, image
 from jrlrp.trace.control import Body, ControlFlow
 from jrlrp.trace.program import Equation, Program, Var
@@ -119,7 +119,7 @@ def _by_turns(eqn: ControlFlow, body: Body, axes: dict[Var, Axis]) -> tuple[dict
         if eqn.inputs[operand] in axes and (k not in body.sliced or axes[eqn.inputs[operand]] != apart):
             raise _MixedError
     program = body.program
-    reached = depending(program.equations, inputs_reached(eqn, body, axes, ended=False), ended=False)
+    _, reached = reached_inside(eqn, body, axes, ended=False)
     outputs = [k for k, v in enumerate(program.outputs) if v in reached]
     if any(k not in body.stacked for k in outputs):
         raise _MixedError

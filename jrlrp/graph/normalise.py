@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import jax.numpy as jnp
 
-from jrlrp.graph.activity import depending, inputs_reached
+from jrlrp.graph.activity import depending, reached_inside
 from jrlrp.graph.kinds import is_pointwise
 from jrlrp.graph.spelling import respelled
 from jrlrp.trace.control import Body, ControlFlow
@@ -47,7 +47,8 @@ def normalise(program: Program, explained: Iterable[Var]) -> tuple[Program, dict
 
 
 def _body(eqn: ControlFlow, body: Body, dependent: set[Var]) -> Body:
-    return replace(body, program=normalise(body.program, inputs_reached(eqn, body, dependent, ended=False))[0])
+    inputs, _ = reached_inside(eqn, body, dependent, ended=False)
+    return replace(body, program=normalise(body.program, inputs)[0])
 
 
 def _unchanged(eqn: Equation) -> Var | None:

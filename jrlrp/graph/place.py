@@ -28,8 +28,8 @@ def placed(graph: Graph, after: Iterable[Var] = (), before: Iterable[Var] = ()) 
             return node
         bodies = []
         for body, inner in zip(node.flow.bodies, node.bodies, strict=True):
-            own_start = _entered(node, body, inner, start, forward=True)
-            own_end = _entered(node, body, inner, end, forward=False)
+            own_start, _ = _entered(node, body, inner, start, forward=True)
+            own_end, _ = _entered(node, body, inner, end, forward=False)
             bodies.append(placed(inner, own_start, own_end))
         return replace(node, bodies=tuple(bodies))
 
@@ -43,7 +43,7 @@ def _spread(graph: Graph, start: Iterable[Var], forward: bool) -> set[Var]:
         near, far = (node.inputs, node.outputs) if forward else (node.outputs, node.inputs)
         if isinstance(node, Control):
             for body, inner in zip(node.flow.bodies, node.bodies, strict=True):
-                inside = _spread(inner, _entered(node, body, inner, reached, forward), forward)
+                _, inside = _entered(node, body, inner, reached, forward)
                 ends = node.flow.exits(body) if forward else node.flow.entries(body)
                 reached.update(outside for outside, v in ends if v in inside)
         elif node.kind in MIXING or reached.intersection(near):
@@ -51,8 +51,8 @@ def _spread(graph: Graph, start: Iterable[Var], forward: bool) -> set[Var]:
     return reached
 
 
-def _entered(node: Control, body: Body, graph: Graph, reached: set[Var], forward: bool) -> set[Var]:
-    """Return at which inputs of a body (outputs, if not `forward`) what is reached enters it, in some turn."""
+def _entered(node: Control, body: Body, graph: Graph, reached: set[Var], forward: bool) -> tuple[set[Var], set[Var]]:
+    """Return at which inputs of a body (outputs, if not `forward`) what is reached enters it, and where it spreads."""
     starts = node.flow.entries(body) if forward else node.flow.exits(body)
     repeats = body.repeats if forward else [(v, output) for output, v in body.repeats]
     start = {v for outside, v in starts if outside in reached}

@@ -47,19 +47,19 @@ def _max_pool(window, strides, padding, apart) -> Callable:
         lowest = np.asarray(-np.inf, x.dtype)  # known, so that JAX sees a maximum
         return jax.lax.reduce_window(x, lowest, jax.lax.max, window, strides, padding, None, apart)
 
-    def pull(x, z, r):
+    def pull(x, r):
         return jax.vjp(pool, x)[1](r)[0]
 
-    def pull_taps(x, z, r):
+    def pull_taps(x, r):
         edges = [(low, high, 0) for low, high in padding]
         x = jax.lax.pad(x, jnp.asarray(-jnp.inf, x.dtype), edges)
-        taps = _taps(window, strides, apart, z.shape)
-        # By comparing values with each other: XLA may compute x anew here, and round it otherwise than z was.
-        best, winner = jnp.full(z.shape, -jnp.inf, x.dtype), jnp.zeros(z.shape, jnp.int32)
+        taps = _taps(window, strides, apart, r.shape)
+        # By comparing values with each other: XLA may compute x anew here, and round it otherwise than the maximum was.
+        best, winner = jnp.full(r.shape, -jnp.inf, x.dtype), jnp.zeros(r.shape, jnp.int32)
         for k, (start, stop) in enumerate(taps):
             value = jax.lax.slice(x, start, stop, strides)
             winner, best = jnp.where(value > best, k, winner), jnp.maximum(value, best)
-        winner = jax.lax.optimization_barrier(jnp.where(jnp.isnan(z), -1, winner))
+        winner = jax.lax.optimization_barrier(jnp.where(jnp.isnan(best), -1, winner))  # one for all that follows
         result = jnp.zeros(x.shape, r.dtype)
         for k, (start, stop) in enumerate(taps):
             place = [(a, n - b, stride - 1) for a, b, n, stride in zip(start, stop, x.shape, strides, strict=True)]
@@ -72,12 +72,11 @@ def _max_pool(window, strides, padding, apart) -> Callable:
         return pool(x)
 
     def forward(x):
-        z = pool(x)
-        return z, (x, z)
+        return pool(x), x
 
-    def backward(residuals, r):
+    def backward(x, r):
         default = pull if set(apart) <= {1} else pull_taps  # JAX has no pullback of windows with gaps
-        return (jax.lax.platform_dependent(*residuals, r, cpu=pull_taps, default=default),)
+        return (jax.lax.platform_dependent(x, r, cpu=pull_taps, default=default),)
 
     max_pool.defvjp(forward, backward)
     return max_pool

@@ -39,8 +39,8 @@ class Relative(Rule):
         signed = jnp.where(output > 0, unit, jnp.where(output < 0, -unit, 0))
         share = saturate(x * layer.pull(signed), x.dtype)
         sizes = layer.vector_sizes(share, unit)
-        if sizes is None:
-            of_unit = jnp.where(size == 0, 0, output.size / max(x.size, 1))
+        if sizes is None:  # then those of each example
+            of_unit = mean_size(unit, z_axis) * (unit.size / max(x.size, 1))
             sizes = spread(mean_size(share, x_axis), x, x_axis), spread(of_unit, x, x_axis)
         of_share, of_unit = sizes
         return (share / _or_one(of_share) * of_unit * spread(size, x, x_axis),)

@@ -70,8 +70,10 @@ def _plainly(program: Program) -> Evaluate:
     return evaluate
 
 
-def over_turns(start: set[Var], repeats: Sequence[tuple[Var, Var]], spread: Callable[[set[Var]], set[Var]]) -> set[Var]:
-    """Return `start` and all that comes to be like it in later turns.
+def over_turns(
+    start: set[Var], repeats: Sequence[tuple[Var, Var]], spread: Callable[[set[Var]], set[Var]]
+) -> tuple[set[Var], set[Var]]:
+    """Return `start` with all that comes to be like it in later turns, and what a turn makes of that.
 
     `spread` returns what one turn makes of a start; a pair in `repeats` is of a variable there and one at a new start.
     """
@@ -79,7 +81,7 @@ def over_turns(start: set[Var], repeats: Sequence[tuple[Var, Var]], spread: Call
         inside = spread(start)
         later = {there for here, there in repeats if here in inside}
         if later <= start:
-            return start
+            return start, inside
         start = start | later
 
 
