@@ -15,6 +15,7 @@ from jrlrp.composites.presets import (
     excitation_backprop,
     gradient_times_input,
     relative,
+    relative_plus,
 )
 from jrlrp.custom import custom_relevance
 from jrlrp.errors import ArgumentError, JrlrpError, RuleError, TargetError, UnsupportedError
@@ -28,7 +29,7 @@ from jrlrp.rules.input import Flat, WSquare, ZBox
 from jrlrp.rules.linear import LinearRule, Part, Portion
 from jrlrp.rules.pooling import Proportional, WinnerTakesAll
 from jrlrp.rules.product import SignalTakesAll, Uniform, ValuesOnly
-from jrlrp.rules.relative import Relative
+from jrlrp.rules.relative import Relative, RelativePlus
 from jrlrp.rules.softmax import SoftmaxTaylor
 from jrlrp.rules.structure import Block, Gradient, Pass, ShareAbsolute, ShareEqual, ShareRatio
 
@@ -54,6 +55,7 @@ __all__ = [
     "Portion",
     "Proportional",
     "Relative",
+    "RelativePlus",
     "Rule",
     "RuleError",
     "ShareAbsolute",
@@ -89,6 +91,7 @@ __all__ = [
     "register_kind",
     "register_rule",
     "relative",
+    "relative_plus",
     "relevance",
     "value_and_relevance",
 ]

@@ -94,10 +94,14 @@ def zbox(w, b, x, r, low, high, epsilon=1e-6):
     return shares(w, contributions, stabilized(contributions.sum(0), epsilon), r)
 
 
-def relative(w, b, x, r, apart=False):
-    """R-LRP; `apart`: with a factor for each set of units that shares no input with another, else one for all."""
+def relative(w, b, x, r, apart=False, plus=False):
+    """R-LRP; `apart`: with a factor for each set of units that shares no input with another, else one for all.
+
+    `plus`: of the contributions that agree with their unit.
+    """
     z = x @ w + b
-    messages = np.sign(z) * x[:, None] * w * r
+    contributions = np.sign(z) * x[:, None] * w
+    messages = (np.maximum(contributions, 0) if plus else contributions) * r
     shares = messages.sum(1)
     labels = np.zeros(x.size + z.size, int)
     if apart:

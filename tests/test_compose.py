@@ -14,7 +14,7 @@ K, W, B = RNG.normal(size=(3, 3, 2, 4)), RNG.normal(size=(36, 3)), RNG.normal(si
 X = RNG.normal(size=(4, 6, 6, 2))
 PRESETS = {
     "relative": jrlrp.relative(),
-    "relative, ratio": jrlrp.relative("ratio"),
+    "relative plus, ratio": jrlrp.relative_plus("ratio"),
     "epsilon": jrlrp.epsilon(0.1),
     "epsilon plus flat": jrlrp.epsilon_plus_flat(),
     "epsilon gamma box": jrlrp.epsilon_gamma_box(-4.0, 4.0),
@@ -37,10 +37,10 @@ def rules(request):
 
 def test_jit_inside_and_out(rules):
     expected = jrlrp.relevance(net, rules=rules)(X)
-    np.testing.assert_allclose(jax.jit(jrlrp.relevance(net, rules=rules))(X), expected, rtol=1e-9)
-    np.testing.assert_allclose(jrlrp.relevance(jax.jit(net), rules=rules)(X), expected, rtol=1e-9)
+    np.testing.assert_allclose(jax.jit(jrlrp.relevance(net, rules=rules))(X), expected, rtol=1e-9, atol=1e-15)
+    np.testing.assert_allclose(jrlrp.relevance(jax.jit(net), rules=rules)(X), expected, rtol=1e-9, atol=1e-15)
     closed = jax.jit(lambda x, k, w: jrlrp.relevance(lambda x: net(x, k, w), rules=rules)(x))(X, K, W)
-    np.testing.assert_allclose(closed, expected, rtol=1e-9)
+    np.testing.assert_allclose(closed, expected, rtol=1e-9, atol=1e-15)
 
 
 def test_a_batch_is_its_examples(rules):

@@ -10,7 +10,7 @@ from jrlrp.rules.epsilon import Epsilon
 from jrlrp.rules.gamma import Gamma
 from jrlrp.rules.input import Flat, WSquare, ZBox
 from jrlrp.rules.product import SignalTakesAll, Uniform, ValuesOnly
-from jrlrp.rules.relative import Relative
+from jrlrp.rules.relative import Relative, RelativePlus
 from jrlrp.rules.structure import Block, Pass, ShareAbsolute, ShareEqual, ShareRatio
 
 _SKIPS = {"absolute": ShareAbsolute(), "ratio": ShareRatio(0.0), "symmetric": ShareEqual()}
@@ -42,6 +42,20 @@ def relative(skip: str = "absolute") -> Composite:
             (match("softmax"), Block()),
         ]
     )
+
+
+def relative_plus(skip: str = "absolute") -> Composite:
+    """R-LRP of agreeing contributions for convolutions, R-LRP for all else; it has no numbers to choose either.
+
+    Args:
+      skip: as for `relative`.
+
+    Raises:
+      RuleError: for another `skip`.
+
+    Source: ours, see `RelativePlus`; ε-plus by R-LRP's means.
+    """
+    return Composite([(match("conv"), RelativePlus())], base=relative(skip))
 
 
 def epsilon(epsilon: Any = 1e-6) -> Composite:

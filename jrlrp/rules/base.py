@@ -47,7 +47,8 @@ class Rule:
         """Raise RuleError unless the named parameters are scalars and, if known, satisfy `condition`."""
         values = [getattr(self, name) for name in names]
         scalars = all(is_number(v) and np.ndim(v) == 0 for v in values)
-        if scalars and (any(isinstance(v, jax.core.Tracer) for v in values) or condition(*values)):
+        # Under jit, JAX would trace a condition on known arrays too.
+        if scalars and (any(isinstance(v, jax.core.Tracer) for v in values) or condition(*map(np.asarray, values))):
             return
         given = ", ".join(f"{name}={v!r}" for name, v in zip(names, values, strict=True))
         raise RuleError(f"{type(self).__name__}({given}): expected {expected}.")

@@ -103,6 +103,11 @@ class WeightRule(LinearRule):
     """A rule that looks at single weights, which maps of kind "linear" and normalisations do not have."""
 
     def unfit(self, node: Any) -> str | None:
-        if node.kind not in ("linear", "normalisation"):
-            return super().unfit(node)
-        return f"{type(self).__name__} looks at single weights, and this map has none; Epsilon, Zero or Relative fit"
+        return without_weights(self, node) or super().unfit(node)
+
+
+def without_weights(rule: Rule, node: Any) -> str | None:
+    """Say that a rule of weights cannot serve a node because there are none; None if there are."""
+    if node.kind not in ("linear", "normalisation"):
+        return None
+    return f"{type(rule).__name__} looks at single weights, and this map has none; Epsilon, Zero or Relative fit"

@@ -1,4 +1,4 @@
-"""`Relative`: R-LRP, which divides by no activation."""
+"""`Relative` and `RelativePlus`: R-LRP, which divides by no activation."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from jrlrp.rules.base import Array, Rule, mean_size, saturate, spread
-from jrlrp.rules.linear import LINEAR_KINDS
+from jrlrp.rules.linear import LINEAR_KINDS, without_weights
 
 
 @dataclass(frozen=True, repr=False)
@@ -36,14 +36,38 @@ class Relative(Rule):
         # relevance leaves the dtype.
         size = mean_size(relevance, z_axis)
         unit = relevance / spread(_or_one(size), relevance, z_axis)
-        signed = jnp.where(output > 0, unit, jnp.where(output < 0, -unit, 0))
-        share = saturate(x * layer.pull(signed), x.dtype)
+        sign = (output > 0).astype(unit.dtype) - (output < 0).astype(unit.dtype)
+        share = saturate(self._messages(layer, x, unit, sign), x.dtype)
         sizes = layer.vector_sizes(share, unit)
         if sizes is None:  # then those of each example
             of_unit = mean_size(unit, z_axis) * (unit.size / max(x.size, 1))
             sizes = spread(mean_size(share, x_axis), x, x_axis), spread(of_unit, x, x_axis)
         of_share, of_unit = sizes
         return (share / _or_one(of_share) * of_unit * spread(size, x, x_axis),)
+
+    def _messages(self, layer: Any, x: Array, unit: Array, sign: Array) -> Array:
+        """Return the messages that each input gets, added up, but for positive factors of an example."""
+        return x * layer.pull(unit * sign)
+
+
+@dataclass(frozen=True, repr=False)
+class RelativePlus(Relative):
+    """R-LRP of the contributions that agree with their unit, as z⁺ is the classical rule of the positive ones.
+
+    R_{i←j} = (sgn(z_j) z_ij)⁺ R_j, and κ as in `Relative`.
+
+    What speaks against a unit gets nothing, so nothing cancels and the many small messages of a deep network do not
+    become noise; and so relevance keeps the sign that it came with, as it does under z⁺. Nothing is divided by an
+    activation, and there are no parameters. It is ours, not the paper's.
+    """
+
+    def unfit(self, node: Any) -> str | None:
+        return without_weights(self, node) or super().unfit(node)
+
+    def _messages(self, layer: Any, x: Array, unit: Array, sign: Array) -> Array:
+        # (s v)⁺ = (s v + |s| |v|) / 2, so that one product of |x| and |w| serves inputs of either sign; κ has the half.
+        weight = None if layer.weight is None else jnp.abs(layer.weight)  # a pool's are positive
+        return x * layer.pull(unit * sign) + jnp.abs(x) * layer.pull(unit * jnp.abs(sign), weight)
 
 
 def _or_one(x: Array) -> Array:

@@ -30,6 +30,7 @@ import jrlrp
 RULES = {
     "ε": jrlrp.epsilon(),
     "R-LRP": jrlrp.relative(),
+    "R-LRP-plus": jrlrp.relative_plus(),
     "ε-plus": jrlrp.epsilon_plus(),
     "ε-plus-flat": jrlrp.epsilon_plus_flat(),
     "ε-γ-box": jrlrp.epsilon_gamma_box(-3.0, 3.0),

@@ -62,6 +62,7 @@ def two_inputs(x, y):
 
 PLACED = {  # the rules of conv, first dense and last dense layer
     "epsilon": (jrlrp.epsilon(0.1), [jrlrp.Epsilon(0.1)] * 4),
+    "relative plus": (jrlrp.relative_plus(), [jrlrp.RelativePlus(), *[jrlrp.Relative()] * 3]),
     "epsilon plus": (jrlrp.epsilon_plus(), [jrlrp.ZPlus(), *[jrlrp.Epsilon()] * 3]),
     "epsilon plus flat": (jrlrp.epsilon_plus_flat(), [jrlrp.Flat(), jrlrp.Epsilon(), jrlrp.Flat(), jrlrp.Epsilon()]),
     "epsilon gamma box": (

@@ -38,8 +38,9 @@ RULES = {
     "wsquare, bias absorbed": (jrlrp.WSquare(bias="absorb"), partial(oracles.wsquare, bias="absorb")),
     "zbox": (jrlrp.ZBox(-3.0, 2.5), partial(oracles.zbox, low=-3.0, high=2.5)),
     "relative": (jrlrp.Relative(), oracles.relative),
+    "relative plus": (jrlrp.RelativePlus(), partial(oracles.relative, plus=True)),
 }
-WITHOUT_WEIGHTS = [name for name in RULES if name.startswith(("zero", "epsilon", "relative"))]
+WITHOUT_WEIGHTS = [name for name in RULES if name.startswith(("zero", "epsilon")) or name == "relative"]
 
 
 def normal(seed, *shape):
@@ -138,7 +139,7 @@ def test_equals_the_explicit_matrix(layer, rule):
     out = f(x)
     r = normal(21, *out.shape)
     w, b = oracles.affine(f, x)
-    options = {"apart": True} if rule == "relative" and layer in VECTORS else {}
+    options = {"apart": True} if rule.startswith("relative") and layer in VECTORS else {}
     expected = oracle(w, b, np.asarray(x).ravel(), np.asarray(r).ravel(), **options).reshape(x.shape)
     # One example, so that Relative's factor is that of the whole array, or of each vector.
     actual = jrlrp.relevance(lambda x: f(x[0]), rules=rules, target=lambda out: r)(x[None])[0]
@@ -158,14 +159,16 @@ def test_maps_without_weights(layer, rule):
     np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("rule", ["alpha 2 beta -1", "zplus", "gamma", "flat", "wsquare", "zbox"])
+@pytest.mark.parametrize("rule", ["alpha 2 beta -1", "zplus", "gamma", "flat", "wsquare", "zbox", "relative plus"])
 def test_weights_of_a_map_without_weights_are_an_error(rule):
     f, shape = LINEAR_MAPS["segment sum"]
     with pytest.raises(jrlrp.RuleError, match="looks at single weights, and this map has none"):
         jrlrp.relevance(f, rules=RULES[rule][0])(jnp.asarray(normal(20, *shape)))
 
 
-@pytest.mark.parametrize("rule", ["zero", "epsilon", "alpha 2 beta -1", "zplus", "gamma", "zbox", "relative"])
+@pytest.mark.parametrize(
+    "rule", ["zero", "epsilon", "alpha 2 beta -1", "zplus", "gamma", "zbox", "relative", "relative plus"]
+)
 def test_a_known_sign_of_the_input_changes_nothing(rule):
     applied, oracle = RULES[rule]
     x, r = jnp.asarray(normal(1, 5)), normal(2, 4)
