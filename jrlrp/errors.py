@@ -24,6 +24,10 @@ _LOOP = (
     "\nNothing can come back through a while loop, whose number of turns is not known when it is traced: write it as "
     "jax.lax.scan, or as jax.lax.fori_loop with bounds that are Python integers."
 )
+_COMPLEX = (
+    "\nComplex numbers have no relevance, by gradient × input neither: put what computes with them into one function, "
+    "real ones in and out, and give it a rule with jrlrp.custom_relevance."
+)
 
 
 class UnsupportedError(JrlrpError, TypeError):
@@ -42,6 +46,7 @@ class UnsupportedError(JrlrpError, TypeError):
             'with jrlrp.register_kind(name, kind); cut it off with jax.lax.stop_gradient; or pass unknown="gradient" '
             "to share relevance there by gradient × input."
             + (_LOOP if any(node.equations[-1].primitive == "while" for node in self.nodes) else "")
+            + (_COMPLEX if any(getattr(node, "is_complex", False) for node in self.nodes) else "")
         )
 
 

@@ -60,8 +60,9 @@ class Target:
             )
         if isinstance(index, jax.core.Tracer):
             return
-        low, high = (int(np.min(index)), int(np.max(index))) if np.size(index) else (0, 0)
-        if np.size(index) and not -shape[-1] <= low <= high < shape[-1]:
+        known = np.asarray(index)  # under jit, JAX would trace the minimum of a known array too
+        low, high = (int(known.min()), int(known.max())) if known.size else (0, 0)
+        if known.size and not -shape[-1] <= low <= high < shape[-1]:
             bad = low if low < -shape[-1] else high
             raise TargetError(f"target={bad} is out of range: the output's last axis has {shape[-1]} entries.")
 

@@ -96,8 +96,10 @@ class Traced:
     @property
     def unsupported(self) -> list[Node]:
         opaque = [node for node in self.graph.nodes if isinstance(node, Opaque)]
-        by_gradient = self.gradient or self.options.unknown == "gradient"
-        return [node for node in opaque if not (by_gradient and node.has_derivative)]
+        if self.gradient:
+            return [node for node in opaque if not node.has_derivative]
+        by_gradient = self.options.unknown == "gradient"
+        return [node for node in opaque if not by_gradient or node.is_complex or not node.has_derivative]
 
     def rules(self) -> dict[Node, Rule]:
         """Return the rule of every node that needs one, or raise for all nodes that have none."""

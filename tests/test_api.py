@@ -81,6 +81,16 @@ def test_every_form_of_target():
     np.testing.assert_allclose(traced(-5), 0.0)
 
 
+def test_known_arrays_stay_known_under_jit():
+    top, epsilon, wrong = jnp.asarray(net(X)).argmax(-1), jnp.asarray(0.1), jnp.asarray(-0.1)
+    explain = lambda x: jrlrp.relevance(net, rules=jrlrp.Epsilon(epsilon), target=top)(x)
+    np.testing.assert_allclose(jax.jit(explain)(X), explain(X))
+    with pytest.raises(jrlrp.TargetError, match="target=9 is out of range"):
+        jax.jit(jrlrp.relevance(net, target=top.at[0].set(9)))(X)
+    with pytest.raises(jrlrp.RuleError, match="epsilon ≥ 0"):
+        jax.jit(lambda x: jrlrp.relevance(net, rules=jrlrp.Epsilon(wrong))(x))(X)
+
+
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.uint32, np.int64])
 def test_narrow_targets_count_beyond_their_dtype(dtype):
     w = RNG.normal(size=(5, 600))
@@ -313,6 +323,18 @@ def test_plan_and_the_error_list_all_that_is_unsupported():
         assert part in text
     r = jrlrp.relevance(f, unknown="gradient")(X)
     assert np.isfinite(r).all() and np.abs(r).sum() > 0
+
+
+def test_complex_numbers_are_an_error_but_in_a_function_with_a_rule():
+    power = lambda x: jnp.abs(jnp.fft.rfft(x)) ** 2
+    for unknown in ("error", "gradient"):
+        with pytest.raises(jrlrp.UnsupportedError, match="one function, real ones in and out") as caught:
+            jrlrp.relevance(power, unknown=unknown)(X)
+        assert any("fft, at" in line for line in str(caught.value).split("\n"))
+    r = jrlrp.relevance(power, rules=jrlrp.gradient_times_input(), target="all")(X)
+    np.testing.assert_allclose(r, X * jax.grad(lambda x: power(x).sum())(X))
+    shared = jrlrp.custom_relevance(power).defrule(lambda inputs, out, r: (inputs[0] * r.sum() / inputs[0].sum(),))
+    np.testing.assert_allclose(jrlrp.relevance(shared, target="all")(X).sum(), power(X).sum())
 
 
 def loud(x):

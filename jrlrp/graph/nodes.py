@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
 
+import jax.numpy as jnp
+
 from jrlrp.graph.axes import Axis
 from jrlrp.graph.ranges import UNKNOWN, Range
 from jrlrp.trace.control import ControlFlow
@@ -135,6 +137,11 @@ class Opaque(Node):
     def has_derivative(self) -> bool:
         """Whether gradient × input could stand in: JAX has no way back through a loop of unknown length."""
         return self.anchor.primitive != "while"
+
+    @property
+    def is_complex(self) -> bool:
+        """Whether complex numbers come in or go out: a rule's relevance is real."""
+        return any(jnp.issubdtype(v.dtype, jnp.complexfloating) for v in (*self.inputs, *self.outputs))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -5,6 +5,7 @@
 
 import os
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -142,15 +143,26 @@ def path_of(eqn: Any) -> str:
 def source_of(eqn: Any) -> str:
     """Return "file:line (function)" of the user's line that made the equation; empty inside JAX's own functions.
 
-    The user's line is the innermost one outside installed packages; failing that, the innermost outside JAX.
+    The user's line is the innermost one outside installed packages; failing that, the innermost outside JAX. In a
+    notebook the file is a cell, "In[3]".
     """
     traceback = eqn.source_info.traceback
     for frame in traceback.frames if traceback is not None else ():
         name = frame.file_name
-        if not name.startswith(_OWN) and not any(part in name for part in _INSTALLED) and ".py" in name:
-            return f"{_shortened(name)}:{frame.line_num} ({frame.function_name.rpartition('.<locals>.')[2]})"
+        if name.startswith(_OWN) or any(part in name for part in _INSTALLED):
+            continue
+        file = _cell(name) or (_shortened(name) if ".py" in name else None)
+        if file is not None:
+            return f"{file}:{frame.line_num} ({frame.function_name.rpartition('.<locals>.')[2]})"
     summary = source_info_util.summarize(eqn.source_info)
     return "" if "unknown" in summary or ":" not in summary else summary
+
+
+def _cell(name: str) -> str | None:
+    """Return what IPython calls the cell that it compiled under a file name, None for any other file."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    named = getattr(getattr(shell, "compile", None), "format_code_name", lambda name: None)(name)
+    return named[1] if named else None
 
 
 def _shortened(name: str) -> str:

@@ -1,5 +1,8 @@
 """Inlining: calls vanish, scopes stay apart, paths and lines are kept."""
 
+import sys
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -99,6 +102,19 @@ def test_lines_inside_library_calls_are_those_of_the_caller():
     program = trace(lambda x: [jax.nn.softplus(x)], [1.0])
     assert program.equations
     assert all("test_inline.py" in eqn.source for eqn in program.equations)
+
+
+@pytest.mark.parametrize("file", ["/tmp/ipykernel_7/12345.py", "<ipython-input-3-12345>"])
+def test_lines_of_a_notebook_are_those_of_its_cells(file, monkeypatch):
+    shell = SimpleNamespace(format_code_name=lambda name: ("Cell", "In[3]") if name == file else None)
+    ipython = SimpleNamespace(get_ipython=lambda: SimpleNamespace(compile=shell))
+    monkeypatch.setitem(sys.modules, "IPython", ipython)
+    scope = {"jnp": jnp}
+    exec(compile("def f(x):\n    return [jnp.sin(x)]", file, "exec"), scope)
+    (eqn,) = trace(scope["f"], [1.0]).equations
+    assert eqn.source == "In[3]:2 (f)"
+    monkeypatch.setattr(ipython, "get_ipython", lambda: None)
+    test_lines_inside_library_calls_are_those_of_the_caller()
 
 
 def test_constants_are_variables_each_once():
