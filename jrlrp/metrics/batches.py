@@ -1,0 +1,63 @@
+"""Many evaluations as a few compiled batches."""
+
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jrlrp.errors import ArgumentError
+
+Array = Any
+
+
+def in_batches(step: Callable, count: int, size: int, progress: str | bool = False) -> np.ndarray:
+    """Return the `count` results of `step(index)`, computed for `size` indices at once.
+
+    Args:
+      step: a compiled function of an integer array, always of one size, so that it is compiled once.
+      progress: what a tqdm bar is called, False for none.
+    """
+    found = []
+    for start in shown(range(0, count, size), progress):
+        found.append(jax.device_get(step(jnp.minimum(jnp.arange(start, start + size), count - 1))))
+    return np.concatenate(found)[:count]
+
+
+def batch_rows(batch_size: int, count: int) -> int:
+    """Return how many of `count` rows go into each batch."""
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise ArgumentError(f"batch_size={batch_size!r}: expected an int ≥ 1.")
+    if not count:
+        raise ArgumentError("there are no examples to measure on; pass at least one.")
+    return min(batch_size, count)
+
+
+def shown(steps: Iterable, progress: str | bool) -> Iterable:
+    """Return the steps behind a tqdm bar, if it is wanted."""
+    if not progress:
+        return steps
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        raise ArgumentError("progress=True needs tqdm: pip install tqdm, or leave it out.") from None
+    return tqdm(steps, desc=progress if isinstance(progress, str) else None)
+
+
+def compiled(step: Callable, function: Callable, **options: Any) -> Callable:
+    """Return `step(function, ..., **options)`, compiled.
+
+    What is compiled for a jitted function is remembered for later calls, and what is compiled for a
+    `jax.tree_util.Partial`, for whatever arrays it holds. What any other function refers to may have changed since it
+    was seen last, so it is compiled anew.
+
+    Args:
+      step: a jitted function whose first argument is a `Partial`, and whose options are static.
+    """
+    if isinstance(function, jax.tree_util.Partial):
+        return functools.partial(step, function, **options)
+    if isinstance(function, jax.stages.Wrapped):
+        return functools.partial(step, jax.tree_util.Partial(function), **options)
+    return jax.jit(functools.partial(step.__wrapped__, function, **options))  # type: ignore[attr-defined]
