@@ -1,0 +1,12 @@
+"""Pictures of relevance. Every function takes arrays and returns a matplotlib figure; `pip install 'jrlrp[plot]'`."""
+
+try:
+    import matplotlib  # noqa: F401
+except ImportError as error:
+    raise ImportError("jrlrp.plot needs matplotlib: pip install 'jrlrp[plot]'.") from error
+
+from jrlrp.plot.charts import bars, curves, series, waterfall
+from jrlrp.plot.maps import heatmaps
+from jrlrp.plot.tokens import tokens, tokens_html, tokens_terminal
+
+__all__ = ["bars", "curves", "heatmaps", "series", "tokens", "tokens_html", "tokens_terminal", "waterfall"]

@@ -1,0 +1,156 @@
+"""Heat maps of images, alone, over the images, and in grids of presets × examples."""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+
+from jrlrp.errors import ArgumentError
+from jrlrp.plot.picture import Picture
+from jrlrp.plot.scaling import COLOURS, as_named, limit, scaled
+
+OUTLINE = "#1a9850"
+
+
+def heatmaps(
+    relevance: Any,
+    images: Any = None,
+    *,
+    masks: Any = None,
+    titles: Sequence[str] | None = None,
+    shared: bool = False,
+    overlay: float = 0.0,
+    quantile: float = 0.995,
+    power: float = 1.0,
+    size: float = 2.4,
+) -> Figure:
+    """Draw maps in a grid: a row for each preset, a column for each example, red for and blue against.
+
+    Args:
+      relevance: maps of shape (height, width), (N, height, width) or with a last axis of channels, which is summed; or
+        a dict from names to such maps.
+      images: the examples, of shape (N, height, width) or (N, height, width, 1 or 3): a first row, and what maps are
+        laid over.
+      masks: where something is that maps should find, of shape (N, height, width): outlined in green in every row.
+      titles: what the columns are called.
+      shared: whether all maps have one scale and colour bar, or each its own.
+      overlay: how much of the (grey) image shows through the maps, from 0 to 1.
+      quantile: of |R| other than 0 that gets the full colour; what is larger is clipped.
+      power: colour goes with |R|^power; 0.5 lets small relevance show.
+      size: of a panel, in inches.
+
+    Returns:
+      A matplotlib figure.
+
+    Raises:
+      ArgumentError: for arrays whose shapes do not go together.
+    """
+    rows = {name: _maps(maps) for name, maps in as_named(relevance, "").items()}
+    count = len(next(iter(rows.values())))
+    pictures = None if images is None else _pictures(images)
+    for name, maps in rows.items():
+        if len(maps) != count or (pictures is not None and len(pictures) != count):
+            raise ArgumentError(f"heatmaps: {name or 'relevance'} has {len(maps)} maps; expected one for each example.")
+        if masks is not None and np.shape(masks) != maps.shape:
+            raise ArgumentError(f"heatmaps: masks of shape {np.shape(masks)} for maps of shape {maps.shape}.")
+    if titles is not None and len(titles) != count:
+        raise ArgumentError(f"heatmaps: {len(titles)} titles for {count} examples.")
+    first = int(pictures is not None)
+    figure = Picture(figsize=(size * count + 0.8, size * (len(rows) + first) + 0.3), layout="constrained")
+    grid = figure.subplots(len(rows) + first, count, squeeze=False)
+    if pictures is not None:
+        for axis, picture in zip(grid[0], pictures, strict=True):
+            axis.imshow(picture, cmap="gray", interpolation="nearest")
+    bounds = _bounds(rows, shared, quantile)
+    for line, (name, maps) in zip(grid[first:], rows.items(), strict=True):
+        line[0].set_ylabel(_broken(name, 10 * size * min(1.0, maps.shape[1] / maps.shape[2])))
+        for k, (axis, one) in enumerate(zip(line, maps, strict=True)):
+            if overlay and pictures is not None:
+                axis.imshow(_grey(pictures[k]), cmap="gray", vmin=0, vmax=1, interpolation="bilinear")
+            values = scaled(one, bounds[name][k])
+            values = np.sign(values) * np.abs(values) ** power
+            seen = 1 - overlay if pictures is not None else 1
+            axis.imshow(values, cmap=COLOURS, vmin=-1, vmax=1, alpha=seen, interpolation="nearest")
+            if not shared:
+                axis.set_xlabel(f"± {bounds[name][k]:.2g}" if one.any() else "0", fontsize="small")
+    for axis in grid.flat:
+        axis.set_xticks([])
+        axis.set_yticks([])
+    if masks is not None:
+        _outline(grid, np.asarray(masks) != 0)
+    for axis, title in zip(grid[0], titles or (), strict=bool(titles)):
+        axis.set_title(_broken(title, 10 * size))
+    _colour_bar(figure, grid[first:], next(iter(bounds.values()))[0] if shared else None, power)
+    return figure
+
+
+def _outline(grid: np.ndarray, masks: np.ndarray) -> None:
+    for line in grid:
+        for axis, mask in zip(line, masks, strict=True):
+            if mask.any():
+                axis.contour(mask, levels=[0.5], colors=OUTLINE, linewidths=0.8)
+
+
+def _bounds(rows: Mapping[str, np.ndarray], shared: bool, quantile: float) -> dict[str, list[float]]:
+    if shared:
+        bound = limit(np.concatenate([maps.ravel() for maps in rows.values()]), quantile)
+        return {name: [bound] * len(maps) for name, maps in rows.items()}
+    return {name: [limit(one, quantile) for one in maps] for name, maps in rows.items()}
+
+
+def _colour_bar(figure: Figure, grid: np.ndarray, bound: float | None, power: float) -> None:
+    mappable = ScalarMappable(Normalize(-1, 1), COLOURS)
+    ticks = [-1, -(0.25**power), 0, 0.25**power, 1]
+    bar = figure.colorbar(mappable, ax=list(grid.flat), shrink=0.8, fraction=0.05, aspect=20 * len(grid), ticks=ticks)
+    names = ["against", "", "0", "", "for"]
+    if bound is not None:
+        names = [f"{part * bound:.2g}" if part else "0" for part in (-1, -0.25, 0, 0.25, 1)]
+    bar.ax.set_yticklabels(names)
+    bar.set_label("relevance")
+
+
+def _broken(name: str, letters: float) -> str:
+    """Return a name in lines that are as long as a panel."""
+    return "\n".join(textwrap.fill(line, max(int(letters), 8)) for line in name.splitlines())
+
+
+def _maps(relevance: Any) -> np.ndarray:
+    maps = np.asarray(relevance, float)
+    if maps.ndim == 2:
+        maps = maps[None]
+    if maps.ndim == 4:
+        maps = maps.sum(-1)
+    if maps.ndim != 3 or not maps.size:
+        raise ArgumentError(
+            f"heatmaps: relevance of shape {np.shape(relevance)}; expected (N, height, width), with or without a last "
+            "axis of channels."
+        )
+    return maps
+
+
+def _pictures(images: Any) -> np.ndarray:
+    """Return images between 0 and 1, each stretched to its own range unless it lies there or counts to 255."""
+    images = np.asarray(images)
+    if images.ndim == 2:
+        images = images[None]
+    if images.ndim == 4 and images.shape[-1] == 1:
+        images = images[..., 0]
+    if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[-1] != 3):
+        raise ArgumentError(
+            f"heatmaps: images of shape {images.shape}; expected (N, height, width) or (N, height, width, 1 or 3)."
+        )
+    if images.dtype == np.uint8:
+        return images / 255
+    axes = tuple(range(1, images.ndim))
+    low = np.minimum(images.min(axes, keepdims=True), 0)
+    high = np.maximum(images.max(axes, keepdims=True), 1)
+    stretched = (images - images.min(axes, keepdims=True)) / np.maximum(np.ptp(images, axis=axes, keepdims=True), 1e-12)
+    return np.where((low < 0) | (high > 1), stretched, images)
+
+
+def _grey(picture: np.ndarray) -> np.ndarray:
+    return picture if picture.ndim == 2 else picture @ np.array([0.299, 0.587, 0.114])
