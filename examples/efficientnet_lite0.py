@@ -103,13 +103,13 @@ def _leaf(module: str, kind: str, value: np.ndarray) -> tuple[str, str, np.ndarr
     return ("params", "kernel", value.T) if module == "_fc" else ("params", "scale", value)
 
 
-def crop(image: Image.Image) -> Image.Image:
-    """Return the middle of a photograph as the network sees it: 224 × 224 out of a shorter side of 256."""
+def crop(image: Image.Image, size: int = SIZE) -> Image.Image:
+    """Return the middle of a photograph as the network sees it: size × size out of a shorter side of 256."""
     image = image.convert("RGB")
     scale = 256 / min(image.size)
-    image = image.resize([max(SIZE, round(side * scale)) for side in image.size], Image.Resampling.BICUBIC)
-    left, top = (image.width - SIZE) // 2, (image.height - SIZE) // 2
-    return image.crop((left, top, left + SIZE, top + SIZE))
+    image = image.resize([max(size, round(side * scale)) for side in image.size], Image.Resampling.BICUBIC)
+    left, top = (image.width - size) // 2, (image.height - size) // 2
+    return image.crop((left, top, left + size, top + size))
 
 
 def preprocess(image: Image.Image) -> jax.Array:

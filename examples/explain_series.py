@@ -19,7 +19,7 @@ import optax
 import presets
 from packaged import Wheel
 from rich.console import Console
-from tqdm import trange
+from training import fit
 
 import jrlrp
 
@@ -74,30 +74,17 @@ def load(part: str) -> tuple[np.ndarray, np.ndarray]:
 
 def train(model: SeriesCNN, x: np.ndarray, labels: np.ndarray) -> Any:
     """Return parameters; the training series are moved in time and disturbed a little, anew in each step."""
-    parameters = model.init(jax.random.key(0), x)
-    optimiser = optax.adam(optax.cosine_decay_schedule(RATE, STEPS))
-    state = optimiser.init(parameters)
 
-    @jax.jit
-    def step(parameters, state, key):
+    def loss(parameters, key):
         for_shift, for_noise = jax.random.split(key)
         shifts = jax.random.randint(for_shift, (len(x),), -SHIFT, SHIFT + 1)
         padded = jnp.pad(x, ((0, 0), (SHIFT, SHIFT), (0, 0)), mode="edge")
         moved = jax.vmap(lambda one, by: jax.lax.dynamic_slice_in_dim(one, SHIFT + by, x.shape[1]))(padded, shifts)
         seen = moved + NOISE * jax.random.normal(for_noise, x.shape)
+        return optax.softmax_cross_entropy_with_integer_labels(model.apply(parameters, seen), labels).mean()
 
-        def loss(parameters):
-            return optax.softmax_cross_entropy_with_integer_labels(model.apply(parameters, seen), labels).mean()
-
-        value, gradient = jax.value_and_grad(loss)(parameters)
-        updates, state = optimiser.update(gradient, state)
-        return optax.apply_updates(parameters, updates), state, value
-
-    with trange(STEPS, desc="training", unit="step") as bar:
-        for k in bar:
-            parameters, state, value = step(parameters, state, jax.random.key(k))
-        bar.set_postfix(loss=f"{float(value):.4f}")
-    return parameters
+    optimiser = optax.adam(optax.cosine_decay_schedule(RATE, STEPS))
+    return fit(loss, model.init(jax.random.key(0), x), optimiser, STEPS)
 
 
 def score(model: SeriesCNN, parameters: Any) -> Callable[[jax.Array], jax.Array]:

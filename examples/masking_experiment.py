@@ -1,0 +1,295 @@
+"""Which maps are faithful? Networks see only the pixels that a map calls relevant, or lose those it calls adverse.
+
+python examples/masking_experiment.py --data fashion,mnist,imagenet --seeds 3 --output out/masking
+
+Small networks are trained on Fashion-MNIST and MNIST (checkpoints are cached); SqueezeNet 1.1 and EfficientNet-Lite0
+have ImageNet's weights. Of each test image the 5 to 50 % of pixels of highest relevance for the predicted class are
+kept and all others set to zero (black; grey for the networks of ImageNet), and the 5 to 50 % of lowest relevance are
+set to zero. Accuracy, and the probability of the class that was predicted, become a table and curves. What is measured
+on a network stays in the output's folder, so that a run which was stopped goes on from there.
+"""
+
+import argparse
+import csv
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import efficientnet_lite0
+import jax
+import jax.numpy as jnp
+import masking_data
+import matplotlib
+import numpy as np
+import optax
+import squeezenet
+from masking_networks import NETWORKS
+from packaged import keep
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+import jrlrp
+from jrlrp import baselines, metrics
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+LEVELS = (0.05, 0.1, 0.2, 0.3, 0.5)
+TESTS = {  # name → options of metrics.perturbation
+    "keep the highest": {"keep": True},
+    "remove the lowest": {"order": "least"},
+}
+SCORES = ("accuracy", "probability")
+DATA = ("fashion", "mnist", "imagenet")
+TRAIN, BATCH, RATE = 20_000, 128, 2e-3
+EPOCHS = {"fashion": 4, "mnist": 12}
+
+
+def by_rules(rules: jrlrp.Composite) -> Callable[[Callable], Callable]:
+    return lambda model: jrlrp.relevance(model, rules=rules)
+
+
+METHODS: dict[str, Callable[[Callable], Callable]] = {
+    "R-LRP, absolute": by_rules(jrlrp.relative()),
+    "R-LRP, ratio": by_rules(jrlrp.relative("ratio")),
+    "R-LRP, symmetric": by_rules(jrlrp.relative("symmetric")),
+    "R-LRP-plus": by_rules(jrlrp.relative_plus()),
+    "ε": by_rules(jrlrp.epsilon()),
+    "ε-plus": by_rules(jrlrp.epsilon_plus()),
+    "ε-plus, flat": by_rules(jrlrp.epsilon_plus_flat()),
+    "ε-α2β1": by_rules(jrlrp.epsilon_alpha2_beta1()),
+    "γ = 0.25": by_rules(jrlrp.Gamma()),
+    "gradient × input": baselines.gradient_times_input,
+    "integrated gradients": functools.partial(baselines.integrated_gradients, steps=16),
+    "random": lambda model: lambda x: jax.random.normal(jax.random.key(0), x.shape),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A network that is tested: the data's name, its own, a seed, images, their classes, and the network's function."""
+
+    data: str
+    network: str
+    seed: int
+    images: np.ndarray
+    labels: np.ndarray
+    model: Callable
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the results: means over images and seeds, with halves of their 95 % confidence intervals."""
+
+    data: str
+    network: str
+    test: str
+    method: str
+    level: float
+    accuracy: float
+    accuracy_half: float
+    probability: float
+    probability_half: float
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--data", default=",".join(DATA), help=f"of {', '.join(DATA)}")
+    parser.add_argument("--networks", default=",".join(NETWORKS), help=f"of {', '.join(NETWORKS)}")
+    parser.add_argument("--seeds", type=int, default=3, help="how many networks of each kind are trained")
+    parser.add_argument("--images", type=int, default=1000, help="how many test images")
+    parser.add_argument("--output", type=Path, default=Path("out/masking"), help="a folder for the results")
+    parsed = parser.parse_args()
+    for name, known in (("data", DATA), ("networks", NETWORKS)):
+        chosen = [part.strip() for part in getattr(parsed, name).split(",")]
+        setattr(parsed, name, chosen)
+        for part in chosen:
+            if part not in known:
+                parser.error(f"--{name} {part!r}: expected some of {', '.join(known)}")
+    if parsed.seeds < 1 or not 1 <= parsed.images <= 2500:
+        parser.error("expected at least one seed, and 1 to 2500 images")
+    return parsed
+
+
+def train(name: str, images: masking_data.Images, seed: int, epochs: int) -> Any:
+    """Return a network's trained variables."""
+    network = NETWORKS[name]
+    variables = jax.jit(network.init)(jax.random.key(seed), images.train[:1])
+    count = len(images.train) // BATCH
+    optimiser = optax.adamw(optax.cosine_onecycle_schedule(epochs * count, RATE), weight_decay=1e-4)
+    state = optimiser.init(variables["params"])
+
+    @jax.jit
+    def step(variables, state, x, labels):
+        def loss(params):
+            logits, updated = network.apply({**variables, "params": params}, x, True, mutable=["batch_stats"])
+            return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), updated
+
+        (value, updated), gradient = jax.value_and_grad(loss, has_aux=True)(variables["params"])
+        updates, state = optimiser.update(gradient, state, variables["params"])
+        return {**updated, "params": optax.apply_updates(variables["params"], updates)}, state, value
+
+    random = np.random.default_rng(seed)
+    with tqdm(total=epochs * count, desc=f"{name}, seed {seed}", unit="step") as bar:
+        for _ in range(epochs):
+            order = random.permutation(len(images.train))
+            for k in range(count):
+                rows = order[k * BATCH : (k + 1) * BATCH]
+                variables, state, value = step(variables, state, images.train[rows], images.train_labels[rows])
+                bar.update()
+        bar.set_postfix(loss=f"{float(value):.3f}")
+    return jax.device_get(variables)
+
+
+def cases(options: argparse.Namespace) -> Iterator[Case]:
+    """Yield the networks to test, training those that the cache lacks."""
+    load = {"fashion": functools.partial(masking_data.fashion_mnist, TRAIN), "mnist": masking_data.mnist}
+    for data in options.data:
+        if data == "imagenet":
+            yield from imagenet_cases()
+            continue
+        images = load[data](options.images)
+        for name in options.networks:
+            for seed in range(options.seeds):
+                file = f"masking-{data}-{name}-{len(images.train)}-{EPOCHS[data]}-{seed}.msgpack"
+                variables = keep(file, functools.partial(train, name, images, seed, EPOCHS[data]))
+                model = functools.partial(NETWORKS[name].apply, variables)
+                yield Case(data, name, seed, images.test, images.test_labels, model)
+
+
+def imagenet_cases() -> Iterator[Case]:
+    pictures, labels = masking_data.imagenet()
+    for name, network, module in (
+        ("SqueezeNet", squeezenet.SqueezeNet(), squeezenet),
+        ("EfficientNet", efficientnet_lite0.EfficientNetLite0(), efficientnet_lite0),
+    ):
+        crops = [efficientnet_lite0.crop(picture, module.SIZE) for picture in pictures]
+        images = np.concatenate([module.preprocess(crop) for crop in crops])
+        yield Case("imagenet", name, 0, images, labels, functools.partial(network.apply, module.load()))
+
+
+def evaluate(case: Case) -> dict[str, np.ndarray]:
+    """Return for each test values of shape (methods, images, levels, 2): of being right, and of probability.
+
+    Beside them, as "whole", which images are right as they are.
+    """
+    batch = 100 if case.images[0].size < 10_000 else 10
+    parts = np.array_split(case.images, max(len(case.images) // batch, 1))
+    model = jax.jit(case.model)
+    whole = np.concatenate([model(part) for part in parts]).argmax(-1)
+    seen, labels = jnp.asarray(whole), jnp.asarray(case.labels)
+
+    def score(out: jax.Array, place: jax.Array) -> jax.Array:
+        probability = jnp.take_along_axis(jax.nn.softmax(out), seen[place][:, None], -1)[:, 0]
+        return jnp.stack([out.argmax(-1) == labels[place], probability], axis=-1)
+
+    found: dict[str, list[np.ndarray]] = {test: [] for test in TESTS}
+    same = {"levels": LEVELS, "score": score, "target": np.arange(len(whole)), "batch_size": 5 * batch}
+    for method in tqdm(METHODS.values(), desc=f"{case.data}, {case.network}, seed {case.seed}", leave=False):
+        explain = jax.jit(method(case.model))
+        relevance = np.concatenate([np.asarray(explain(part)).sum(-1) for part in parts])
+        for test, options in TESTS.items():
+            found[test].append(metrics.perturbation(model, case.images, relevance, **same, **options).values)
+    return {"whole": whole == case.labels, **{test: np.stack(values) for test, values in found.items()}}
+
+
+def measured(case: Case, folder: Path) -> dict[str, np.ndarray]:
+    """Return what `evaluate` says of a case, out of the folder if it lies there."""
+    file = folder / f"{case.data}-{case.network}-{case.seed}-{len(case.images)}.npz"
+    if not file.exists():
+        part = file.with_suffix(".part.npz")
+        np.savez_compressed(part, **evaluate(case))
+        part.replace(file)
+        jax.clear_caches()
+    return dict(np.load(file))
+
+
+def summarise(found: dict[tuple[str, str], list[dict[str, np.ndarray]]]) -> list[Row]:
+    """Return the rows of what was measured with each seed on each network of each data.
+
+    The variance of a mean is that between images over their number, and that between seeds over theirs.
+    """
+    rows = []
+    for (data, network), seeds in found.items():
+        for test in TESTS:
+            every = np.stack([values[test] for values in seeds])  # (seeds, methods, images, levels, 2)
+            variance = every.mean(0).var(1) / every.shape[2]
+            if len(every) > 1:
+                variance = variance + every.mean(2).var(0, ddof=1) / len(every)
+            means, halves = every.mean((0, 2)), 1.96 * np.sqrt(variance)
+            for method, at_levels in zip(METHODS, np.stack([means, halves], -1).tolist(), strict=True):
+                for level, (right, probable) in zip(LEVELS, at_levels, strict=True):
+                    rows.append(Row(data, network, test, method, level, *right, *probable))
+    return rows
+
+
+def show(console: Console, rows: list[Row], test: str, score: str) -> None:
+    """Print the means over levels: a line for each method, a column for each network."""
+    cells: dict[tuple[str, str, str], list[Row]] = {}
+    for row in rows:
+        if row.test == test:
+            cells.setdefault((row.method, row.data, row.network), []).append(row)
+    columns = list(dict.fromkeys((row.data, row.network) for row in rows))
+    title = f"{test}: {score}, mean over {', '.join(f'{level:.0%}' for level in LEVELS)} of the pixels"
+    table = Table("method", *map(" ".join, columns), "mean", title=title, box=box.MARKDOWN)
+    for method in METHODS:
+        means = [np.mean([getattr(row, score) for row in cells[method, *column]]) for column in columns]
+        table.add_row(method, *(f"{mean:.3f}" for mean in (*means, np.mean(means))))
+    halves = [np.max([getattr(row, f"{score}_half") for row in rows if (row.data, row.network) == c]) for c in columns]
+    table.add_row("± at most", *(f"{half:.3f}" for half in halves), "")
+    console.print(table)
+
+
+def draw(rows: list[Row], output: Path) -> None:
+    """Write the curves of accuracy: a column for each network, a line of panels for each test."""
+    columns = list(dict.fromkeys((row.data, row.network) for row in rows))
+    size = {"figsize": (1.75 * len(columns) + 2.2, 2.3 * len(TESTS) + 0.6)}
+    figure, grid = plt.subplots(
+        len(TESTS), len(columns), layout="constrained", squeeze=False, sharex=True, sharey=True, **size
+    )
+    colours = dict(zip(METHODS, (*plt.colormaps["tab10"].colors, "gold", "black"), strict=False))
+    for line, test in zip(grid, TESTS, strict=True):
+        for axis, column in zip(line, columns, strict=True):
+            for method, colour in colours.items():
+                own = [row for row in rows if (row.data, row.network, row.test, row.method) == (*column, test, method)]
+                mean, half = (np.array([getattr(row, name) for row in own]) for name in ("accuracy", "accuracy_half"))
+                style = "-" if "LRP" in method else "--" if method[0] in "εγ" else ":"
+                axis.plot(LEVELS, mean, style, color=colour, label=method, linewidth=1.3)
+                axis.fill_between(LEVELS, mean - half, mean + half, color=colour, alpha=0.12, linewidth=0)
+            axis.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+            axis.spines[["top", "right"]].set_visible(False)
+        line[0].set(ylabel=f"{test}:\naccuracy", ylim=(0, 1))
+    for axis, (data, network) in zip(grid[0], columns, strict=True):
+        axis.set_title(f"{data}\n{network}", fontsize="small")
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside right center", fontsize="small")
+    figure.savefig(output, dpi=110)
+    plt.close(figure)
+
+
+def main() -> None:
+    options, console = arguments(), Console(highlight=False, width=180)
+    folder: Path = options.output
+    folder.mkdir(parents=True, exist_ok=True)
+    found: dict[tuple[str, str], list[dict[str, np.ndarray]]] = {}
+    for case in cases(options):
+        values = measured(case, folder)
+        found.setdefault((case.data, case.network), []).append(values)
+        console.print(f"{case.data}, {case.network}, seed {case.seed}: {values['whole'].mean():.1%} are right")
+    rows = summarise(found)
+    with (folder / "results.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, asdict(rows[0]))
+        writer.writeheader()
+        writer.writerows({k: f"{v:.4f}" if isinstance(v, float) else v for k, v in asdict(row).items()} for row in rows)
+    for test in TESTS:
+        for score in SCORES:
+            show(console, rows, test, score)
+    draw(rows, folder / "curves.png")
+    console.print(f"The table and the curves are in {folder}")
+
+
+if __name__ == "__main__":
+    main()

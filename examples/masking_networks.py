@@ -1,0 +1,80 @@
+"""The networks that the masking experiment trains: a CNN and likenesses of VGG16, VGG19 and ResNet-50, for 32 × 32."""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+
+CLASSES = 10
+NORMAL = nn.initializers.he_normal()
+
+
+class CNN(nn.Module):
+    """Two convolutions and two dense layers."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array, training: bool = False) -> jax.Array:
+        for features in (16, 32):
+            x = nn.relu(nn.Conv(features, (3, 3), kernel_init=NORMAL)(x))
+            x = nn.max_pool(x, (2, 2), (2, 2))
+        x = nn.relu(nn.Dense(64, kernel_init=NORMAL)(x.reshape(len(x), -1)))
+        return nn.Dense(CLASSES)(x)
+
+
+class VGG(nn.Module):
+    """Five stages of 3 × 3 convolutions, each ended by a max-pool, and three dense layers, an eighth as wide."""
+
+    stages: Sequence[int]
+
+    @nn.compact
+    def __call__(self, x: jax.Array, training: bool = False) -> jax.Array:
+        for count, features in zip(self.stages, (8, 16, 32, 64, 64), strict=True):
+            for _ in range(count):
+                x = nn.relu(nn.Conv(features, (3, 3), kernel_init=NORMAL)(x))
+            x = nn.max_pool(x, (2, 2), (2, 2))
+        x = x.reshape(len(x), -1)
+        for _ in range(2):
+            x = nn.relu(nn.Dense(64, kernel_init=NORMAL)(x))
+        return nn.Dense(CLASSES)(x)
+
+
+class Bottleneck(nn.Module):
+    """1 × 1, 3 × 3 and 1 × 1 convolutions with batch norm, added to their input."""
+
+    features: int
+    stride: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array, training: bool) -> jax.Array:
+        norm = lambda y, **options: nn.BatchNorm(use_running_average=not training, momentum=0.9, **options)(y)
+        conv = lambda y, features, window, stride=1: nn.Conv(
+            features, (window, window), (stride, stride), use_bias=False, kernel_init=NORMAL
+        )(y)
+        y = nn.relu(norm(conv(x, self.features, 1)))
+        y = nn.relu(norm(conv(y, self.features, 3, self.stride)))
+        y = norm(conv(y, 4 * self.features, 1), scale_init=nn.initializers.zeros)  # a block begins as its skip
+        if x.shape != y.shape:
+            x = norm(conv(x, 4 * self.features, 1, self.stride))
+        return nn.relu(x + y)
+
+
+class ResNet50(nn.Module):
+    """Sixteen bottleneck blocks, an eighth as wide, behind a 3 × 3 convolution and a max-pool."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array, training: bool = False) -> jax.Array:
+        x = nn.Conv(8, (3, 3), use_bias=False, kernel_init=NORMAL)(x)
+        x = nn.relu(nn.BatchNorm(use_running_average=not training, momentum=0.9)(x))
+        x = nn.max_pool(x, (3, 3), (2, 2), padding="SAME")
+        for stage, (count, features) in enumerate(zip((3, 4, 6, 3), (8, 16, 32, 64), strict=True)):
+            for k in range(count):
+                x = Bottleneck(features, stride=2 if k == 0 and stage else 1)(x, training)
+        return nn.Dense(CLASSES)(x.mean((1, 2)))
+
+
+NETWORKS = {
+    "CNN": CNN(),
+    "VGG16-like": VGG((2, 2, 3, 3, 3)),
+    "VGG19-like": VGG((2, 2, 4, 4, 4)),
+    "ResNet50-like": ResNet50(),
+}
