@@ -4,7 +4,7 @@ VENV := .venv$(if $(filter-out python3,$(PYTHON)),-$(notdir $(PYTHON)))
 RUN := $(VENV)/bin/python
 PEERS := $(VENV)-peers
 
-.PHONY: demo test test-models lint bench parity clean
+.PHONY: demo test test-models notebooks lint bench parity clean
 
 demo: $(VENV)/.demo
 	$(RUN) examples/explain_photo.py --rules relative,epsilon_plus --output out/photo.png
@@ -17,21 +17,28 @@ test-models: $(VENV)/.models
 	JAX_PLATFORMS=cpu $(RUN) tests/models/test_zoo.py $(ARGS)
 	JAX_PLATFORMS=cpu $(RUN) -m pytest -n 2 -m slow -k 'recurrent or large' tests/models
 
+# Runs the notebooks in place: what they show is committed with them.
+notebooks: $(VENV)/.test
+	$(RUN) tests/test_notebooks.py $(ARGS)
+
 lint: $(VENV)/.test
-	$(RUN) -m ruff check jrlrp tests examples
-	$(RUN) -m ruff format --check jrlrp tests examples
+	$(RUN) -m ruff check jrlrp tests examples notebooks
+	$(RUN) -m ruff format --check jrlrp tests examples notebooks
 	$(RUN) -m mypy
 
 bench: $(VENV)/.bench $(PEERS)/.peers
 	$(RUN) tests/benchmarks/bench_sequences.py $(ARGS)
 	$(RUN) tests/benchmarks/bench_speed.py --peers $(PEERS)/bin/python $(ARGS)
+	$(RUN) tests/benchmarks/bench_metrics.py --peers $(PEERS)/bin/python
 
-# Makes the goldens again with zennit, captum and LXT, and prints how far from them jrlrp is.
+# Makes the goldens again with zennit, captum, LXT and quantus, and prints how far from them jrlrp is.
 parity: $(VENV)/.bench $(PEERS)/.peers
 	$(PEERS)/bin/python tests/parity/make_zennit.py
 	$(PEERS)/bin/python tests/parity/make_captum.py
 	$(PEERS)/bin/python tests/parity/make_lxt.py
+	$(PEERS)/bin/python tests/parity/make_quantus.py
 	$(RUN) tests/parity/test_parity.py
+	$(RUN) tests/metrics/test_quantus.py
 
 $(VENV)/.%: pyproject.toml | $(VENV)
 	$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
@@ -43,8 +50,8 @@ $(VENV):
 $(PEERS)/.peers:
 	$(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/python -m pip install --quiet torch==2.13.0 transformers==4.52.4 accelerate numpy pillow matplotlib \
-	    packaging tabulate tqdm
-	$(PEERS)/bin/python -m pip install --quiet --no-deps zennit==0.5.1 captum==0.9.0 lxt==2.1
+	    packaging tabulate tqdm scipy scikit-image scikit-learn pandas opencv-python-headless
+	$(PEERS)/bin/python -m pip install --quiet --no-deps zennit==0.5.1 captum==0.9.0 lxt==2.1 quantus==0.6.0
 	touch $@
 
 clean:
