@@ -47,6 +47,8 @@ def relative(skip: str = "absolute") -> Composite:
 def relative_plus(skip: str = "absolute") -> Composite:
     """R-LRP of agreeing contributions for convolutions, R-LRP for all else; it has no numbers to choose either.
 
+    A convolution that no other layer follows gets R-LRP too: it tells classes apart, and has evidence against each.
+
     Args:
       skip: as for `relative`.
 
@@ -55,7 +57,7 @@ def relative_plus(skip: str = "absolute") -> Composite:
 
     Source: ours, see `RelativePlus`; ε-plus by R-LRP's means.
     """
-    return Composite([(match("conv"), RelativePlus())], base=relative(skip))
+    return Composite([(match("conv", last=False), RelativePlus())], base=relative(skip))
 
 
 def epsilon(epsilon: Any = 1e-6) -> Composite:

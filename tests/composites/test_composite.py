@@ -95,6 +95,20 @@ def test_presets_give_each_layer_of_each_branch_its_rule(preset):
     assert np.isfinite(rx).all() and np.isfinite(ry).all() and np.any(rx) and np.any(ry)
 
 
+def test_a_last_convolution_keeps_evidence_against_its_classes():
+    k, dims = np.random.default_rng(4).normal(size=(2, 3, 3, 6, 6)), ("NHWC", "HWIO", "NHWC")
+    conv = lambda x, k: jax.lax.conv_general_dilated(x, k, (1, 1), "SAME", dimension_numbers=dims)
+    net = lambda x: jax.nn.relu(conv(jax.nn.relu(conv(x, k[0])), k[1])).mean((1, 2))
+    x = jnp.asarray(np.random.default_rng(5).uniform(size=(1, 5, 5, 6)))
+    nodes = jrlrp.plan(net, x, rules=jrlrp.relative_plus()).nodes
+    assert [node.rule for node in nodes if node.kind == "conv"] == [jrlrp.RelativePlus(), jrlrp.Relative()]
+    r = jrlrp.relevance(net, rules=jrlrp.relative_plus())(x)
+    assert r.min() < -0.01 * r.max() < 0
+    all_plus = jrlrp.Composite([(jrlrp.match("conv"), jrlrp.RelativePlus())], base=jrlrp.relative())
+    r = jrlrp.relevance(net, rules=all_plus)(x)
+    assert r.min() > -1e-12 * r.max()
+
+
 def test_normalisation_before_the_first_layer_passes_its_relevance_on():
     x, w = jnp.asarray(np.random.default_rng(2).uniform(size=(2, 4))), np.random.default_rng(3).normal(size=(4, 3))
     net = lambda x: jax.nn.relu(x @ w) @ np.ones((3, 2))
