@@ -71,14 +71,15 @@ METHODS: dict[str, Callable[[Callable], Callable]] = {
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """A network that is tested: the data's name, its own, a seed, images, their classes, and the network's function."""
+    """A network that is tested: names of data and network, a seed, images and their classes, function and variables."""
 
     data: str
     network: str
     seed: int
     images: np.ndarray
     labels: np.ndarray
-    model: Callable
+    apply: Callable
+    variables: Any
 
 
 @dataclass(frozen=True)
@@ -157,8 +158,8 @@ def cases(options: argparse.Namespace) -> Iterator[Case]:
             for seed in range(options.seeds):
                 file = f"masking-{data}-{name}-{len(images.train)}-{EPOCHS[data]}-{seed}.msgpack"
                 variables = keep(file, functools.partial(train, name, images, seed, EPOCHS[data]))
-                model = functools.partial(NETWORKS[name].apply, variables)
-                yield Case(data, name, seed, images.test, images.test_labels, model)
+                yield Case(data, name, seed, images.test, images.test_labels, NETWORKS[name].apply, variables)
+            jax.clear_caches()
 
 
 def imagenet_cases() -> Iterator[Case]:
@@ -169,43 +170,55 @@ def imagenet_cases() -> Iterator[Case]:
     ):
         crops = [efficientnet_lite0.crop(picture, module.SIZE) for picture in pictures]
         images = np.concatenate([module.preprocess(crop) for crop in crops])
-        yield Case("imagenet", name, 0, images, labels, functools.partial(network.apply, module.load()))
+        yield Case("imagenet", name, 0, images, labels, network.apply, module.load())
+        jax.clear_caches()
+
+
+@functools.cache
+def explainer(apply: Callable, method: str) -> Callable[[Any, jax.Array], jax.Array]:
+    """Return the function of variables and images that returns maps, compiled once for all seeds."""
+    return jax.jit(lambda variables, x: METHODS[method](functools.partial(apply, variables))(x).sum(-1))
+
+
+def score(out: jax.Array, classes: jax.Array) -> jax.Array:
+    """Return whether the true class is highest, and the probability of the one that the whole image had."""
+    true, seen = jnp.divmod(classes, out.shape[-1])  # one number says both
+    probability = jnp.take_along_axis(jax.nn.softmax(out), seen[:, None], -1)[:, 0]
+    return jnp.stack([out.argmax(-1) == true, probability], axis=-1)
 
 
 def evaluate(case: Case) -> dict[str, np.ndarray]:
-    """Return for each test values of shape (methods, images, levels, 2): of being right, and of probability.
+    """Return for each test values of shape (methods, images, levels, 2), as `score` has them.
 
-    Beside them, as "whole", which images are right as they are.
+    Beside them are the methods' names, and as "whole", which images are right as they are.
     """
     batch = 100 if case.images[0].size < 10_000 else 10
     parts = np.array_split(case.images, max(len(case.images) // batch, 1))
-    model = jax.jit(case.model)
-    whole = np.concatenate([model(part) for part in parts]).argmax(-1)
-    seen, labels = jnp.asarray(whole), jnp.asarray(case.labels)
-
-    def score(out: jax.Array, place: jax.Array) -> jax.Array:
-        probability = jnp.take_along_axis(jax.nn.softmax(out), seen[place][:, None], -1)[:, 0]
-        return jnp.stack([out.argmax(-1) == labels[place], probability], axis=-1)
-
+    logits = np.concatenate([jax.jit(case.apply)(case.variables, part) for part in parts])
+    seen = logits.argmax(-1)
+    model = jax.tree_util.Partial(case.apply, case.variables)
+    same = {"levels": LEVELS, "score": score, "target": case.labels * logits.shape[1] + seen, "batch_size": 5 * batch}
     found: dict[str, list[np.ndarray]] = {test: [] for test in TESTS}
-    same = {"levels": LEVELS, "score": score, "target": np.arange(len(whole)), "batch_size": 5 * batch}
-    for method in tqdm(METHODS.values(), desc=f"{case.data}, {case.network}, seed {case.seed}", leave=False):
-        explain = jax.jit(method(case.model))
-        relevance = np.concatenate([np.asarray(explain(part)).sum(-1) for part in parts])
+    for method in tqdm(METHODS, desc=f"{case.data}, {case.network}, seed {case.seed}", leave=False):
+        explain = explainer(case.apply, method)
+        relevance = np.concatenate([explain(case.variables, part) for part in parts])
         for test, options in TESTS.items():
             found[test].append(metrics.perturbation(model, case.images, relevance, **same, **options).values)
-    return {"whole": whole == case.labels, **{test: np.stack(values) for test, values in found.items()}}
+    tests = {test: np.stack(values) for test, values in found.items()}
+    return {"methods": np.array(list(METHODS)), "whole": seen == case.labels, **tests}
 
 
 def measured(case: Case, folder: Path) -> dict[str, np.ndarray]:
-    """Return what `evaluate` says of a case, out of the folder if it lies there."""
+    """Return what `evaluate` says of a case, out of the folder if it lies there with the same methods."""
     file = folder / f"{case.data}-{case.network}-{case.seed}-{len(case.images)}.npz"
-    if not file.exists():
-        part = file.with_suffix(".part.npz")
-        np.savez_compressed(part, **evaluate(case))
-        part.replace(file)
-        jax.clear_caches()
-    return dict(np.load(file))
+    if file.exists():
+        found = dict(np.load(file))
+        if list(found["methods"]) == list(METHODS):
+            return found
+    found, part = evaluate(case), file.with_suffix(".part.npz")
+    np.savez_compressed(part, **found)
+    part.replace(file)
+    return found
 
 
 def summarise(found: dict[tuple[str, str], list[dict[str, np.ndarray]]]) -> list[Row]:

@@ -26,8 +26,8 @@ def single_precision():
         yield
 
 
-def linear(x):
-    z = x.reshape(len(x), -1) @ WEIGHTS
+def linear(weights, x):
+    z = x.reshape(len(x), -1) @ weights
     return jnp.stack([jnp.zeros_like(z), z], -1)
 
 
@@ -38,7 +38,7 @@ def measured(monkeypatch):
     images = np.ones((3, 4, 4, 1), np.float32)
     images[:, 2:] += 1.0  # so that class 1 is seen
     images[2] = 2 * images[2]
-    return masking_experiment.evaluate(Case("made", "linear", 0, images, np.array([1, 1, 0]), linear))
+    return masking_experiment.evaluate(Case("made", "linear", 0, images, np.array([1, 1, 0]), linear, WEIGHTS))
 
 
 def test_pixels_are_kept_and_removed(measured):
@@ -81,7 +81,7 @@ def test_results_are_printed_and_drawn(measured, tmp_path):
 
 
 def test_what_was_measured_is_not_measured_again(measured, monkeypatch, tmp_path):
-    case = Case("made", "linear", 1, np.ones((3, 4, 4, 1)), np.array([1, 1, 0]), linear)
+    case = Case("made", "linear", 1, np.ones((3, 4, 4, 1)), np.array([1, 1, 0]), linear, WEIGHTS)
     monkeypatch.setattr(masking_experiment, "evaluate", lambda case: measured)
     first = masking_experiment.measured(case, tmp_path)
     monkeypatch.setattr(masking_experiment, "evaluate", None)
@@ -89,6 +89,9 @@ def test_what_was_measured_is_not_measured_again(measured, monkeypatch, tmp_path
     for name, values in measured.items():
         np.testing.assert_array_equal(first[name], values)
         np.testing.assert_array_equal(again[name], values)
+    monkeypatch.setitem(masking_experiment.METHODS, "other", None)
+    monkeypatch.setattr(masking_experiment, "evaluate", lambda case: measured | {"whole": np.array([False])})
+    assert not masking_experiment.measured(case, tmp_path)["whole"].any()  # with other methods, it is
 
 
 def test_images_of_idx_files_get_a_black_border(monkeypatch, tmp_path):
