@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
-RED, BLUE, WHITE, BLACK = (205, 45, 45), (40, 95, 195), (255, 255, 255), (0, 0, 0)
+from jrlrp.plot.scaling import ink, rgb
 
 _PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>jrlrp</title><style>
@@ -84,7 +84,5 @@ def save_html(lines: Iterable[Text], output: Path) -> None:
 
 def _style(strength: float) -> Style:
     """Return the style of a relevance in [−1, 1]."""
-    end, part = RED if strength > 0 else BLUE, abs(strength)
-    behind = (round(white + part * (colour - white)) for white, colour in zip(WHITE, end, strict=True))
-    ink = WHITE if part > 0.8 else BLACK
-    return Style(color=Color.from_rgb(*ink), bgcolor=Color.from_rgb(*behind))
+    behind = rgb(strength)
+    return Style(color=ink(behind), bgcolor=Color.from_rgb(*behind))

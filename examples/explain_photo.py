@@ -11,18 +11,17 @@ from pathlib import Path
 import efficientnet_lite0 as network
 import jax
 import jax.numpy as jnp
-import matplotlib
 import numpy as np
 import presets
+from matplotlib.figure import Figure
+from pictures import save
 from PIL import Image, UnidentifiedImageError
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 import jrlrp
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+from jrlrp import plot
 
 LOW, HIGH = -127 / 128, 128 / 128  # of a pixel, as the network sees it
 PRESETS = {
@@ -98,29 +97,17 @@ def show_audits(console: Console, audits: dict[str, jrlrp.Audit], folder: Path) 
     console.print(table)
 
 
-def draw(photo: Image.Image | None, maps: dict[str, np.ndarray], label: str, output: Path) -> None:
-    """Write the photograph (if given) and its maps side by side, each map centred at zero and scaled by itself.
+def draw(photo: Image.Image | None, maps: dict[str, np.ndarray], label: str) -> Figure:
+    """Return the photograph (if given) and its maps side by side.
 
     Colour goes with the square root of relevance: few pixels carry most of it.
     """
-    panels = len(maps) + (photo is not None)
-    figure, grid = plt.subplots(1, panels, figsize=(4 * panels + 0.6, 4.6), layout="constrained", squeeze=False)
-    axes = list(grid[0])
-    for axis in axes:
-        axis.axis("off")
-    if photo is not None:
-        axes[0].imshow(photo)
-        axes[0].set_title("photograph")
-    for axis, (name, relevance) in zip(axes[-len(maps) :], maps.items(), strict=True):
-        limit = np.quantile(np.abs(relevance), 0.995) or 1.0
-        shown = axis.imshow(np.sign(relevance) * np.sqrt(np.abs(relevance) / limit), cmap="RdBu_r", vmin=-1, vmax=1)
-        axis.set_title(presets.TITLES[name])
+    shown = None if photo is None else np.asarray(photo)[None]
+    figure = plot.heatmaps(
+        {presets.TITLES[name]: relevance for name, relevance in maps.items()}, shown, across=True, power=0.5, size=4
+    )
     figure.suptitle(f"What speaks for “{label.split(',')[0]}”")
-    bar = figure.colorbar(shown, ax=axes[-len(maps) :], shrink=0.8, ticks=[-1, 0, 1], label="√ relevance, signed")
-    bar.ax.set_yticklabels(["against", "0", "for"])
-    output.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(output, dpi=110, bbox_inches="tight")
-    plt.close(figure)
+    return figure
 
 
 def main() -> None:
@@ -149,8 +136,7 @@ def main() -> None:
         )
     if audits:
         show_audits(console, audits, options.output.parent)
-    draw(photo if options.photo else None, maps, names[chosen], options.output)
-    console.print(f"The picture is in {options.output}")
+    save(draw(photo if options.photo else None, maps, names[chosen]), options.output, console)
 
 
 if __name__ == "__main__":

@@ -13,18 +13,16 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import matplotlib
 import numpy as np
 import optax
 import presets
 from packaged import Wheel
+from pictures import save
 from rich.console import Console
 from training import fit
 
 import jrlrp
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+from jrlrp import plot
 
 DATA = Wheel(
     "aeon==1.6.0",
@@ -56,7 +54,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rules", default="epsilon,epsilon_plus", help=f"presets, of {', '.join(PRESETS)}")
     parser.add_argument("--number", type=int, default=3, help="which test series of each class is drawn")
-    parser.add_argument("--output", type=Path, default=Path("out/series.png"), help="where the picture goes")
+    parser.add_argument("--output", type=Path, default=Path("out/series.png"), help="where the pictures go")
     parsed = parser.parse_args()
     parsed.rules = presets.chosen(parser, parsed.rules, PRESETS)
     if not 0 <= parsed.number < 70:
@@ -92,32 +90,6 @@ def score(model: SeriesCNN, parameters: Any) -> Callable[[jax.Array], jax.Array]
     return lambda x: model.apply(parameters, x) @ jnp.array([1.0, -1.0])
 
 
-def draw(series: np.ndarray, maps: dict[str, np.ndarray], titles: list[str], output: Path) -> None:
-    """Write the series, a column each, before their relevance by each preset, a row each, scaled by its largest."""
-    size = {"figsize": (5.2 * len(series), 2.6 * len(maps) + 0.5)}
-    figure, grid = plt.subplots(len(maps), len(series), sharex=True, sharey="col", layout="constrained", **size)
-    grid = np.reshape(grid, (len(maps), len(series)))
-    for row, (name, relevance) in zip(grid, maps.items(), strict=True):
-        row[0].set_ylabel(presets.TITLES[name])
-        for axis, values, line in zip(row, relevance, series, strict=True):
-            low, high = line.min() - 0.3, line.max() + 0.3
-            extent = (-0.5, len(line) - 0.5, low, high)
-            limit = np.abs(values).max() or 1.0
-            kind = {"cmap": "RdBu_r", "vmin": -1, "vmax": 1, "aspect": "auto", "interpolation": "nearest"}
-            shown = axis.imshow(values[None] / limit, extent=extent, **kind)
-            axis.plot(line, color="black", linewidth=1.4)
-            axis.set_ylim(low, high)
-    for axis, title in zip(grid[0], titles, strict=True):
-        axis.set_title(title)
-    for axis in grid[-1]:
-        axis.set_xlabel("time")
-    bar = figure.colorbar(shown, ax=grid, shrink=0.8, ticks=[-1, 0, 1], label="relevance")
-    bar.ax.set_yticklabels([f"for {CLASSES[1]}", "0", f"for {CLASSES[0]}"])
-    output.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(output, dpi=110)
-    plt.close(figure)
-
-
 def main() -> None:
     options, console = arguments(), Console(highlight=False)
     x, labels = load("TRAIN")
@@ -140,8 +112,12 @@ def main() -> None:
         for title, values in zip(titles, maps[name], strict=True):
             gun, point = values.clip(0).sum(), values.clip(max=0).sum()
             console.print(f"{presets.TITLES[name]}, {title}: {gun:.3g} for gun and {-point:.3g} for point")
-    draw(test[chosen][..., 0], maps, titles, options.output)
-    console.print(f"The picture is in {options.output}")
+    for k, (kind, title) in enumerate(zip(CLASSES, titles, strict=True)):
+        shown = {presets.TITLES[name]: relevance[k] for name, relevance in maps.items()}
+        figure = plot.series(
+            test[chosen[k], :, 0], shown, title=f"{title}: red for {CLASSES[0]}, blue for {CLASSES[1]}"
+        )
+        save(figure, options.output.with_stem(f"{options.output.stem}-{kind}"), console)
 
 
 if __name__ == "__main__":

@@ -106,7 +106,10 @@ def fetch(package: Package, kept: Path) -> None:
         found = Path(folder) / package.file
         said = package.download(found).strip().splitlines()[-1:] or ["pip fetched another file"]
         if not found.exists():
-            sys.exit(f"{package.requirement} is needed and could not be downloaded: {said[0]}")
+            sys.exit(
+                f"{package.requirement} is needed and could not be downloaded: {said[0]}\n"
+                f"Put {package.file} into {kept.parent} yourself, or try again."
+            )
         if not package.is_in(found):
             sys.exit(
                 f"{package.requirement}: the file that was downloaded is not the one that this example was made for."

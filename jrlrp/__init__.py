@@ -1,5 +1,8 @@
 """jrlrp: layer-wise relevance propagation as a transform of JAX functions."""
 
+import importlib
+from typing import Any
+
 from jrlrp.api import audit, plan, pullback, relevance, value_and_relevance
 from jrlrp.composites.composite import Composite, Matcher, match
 from jrlrp.composites.presets import (
@@ -95,3 +98,10 @@ __all__ = [
     "relevance",
     "value_and_relevance",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a module of measures or pictures when it is first asked for; pictures need matplotlib."""
+    if name in ("baselines", "metrics", "plot"):
+        return importlib.import_module(f"jrlrp.{name}")
+    raise AttributeError(f"module 'jrlrp' has no attribute {name!r}")

@@ -75,13 +75,11 @@ def integrated_gradients(
         start = _broadcast(baseline, x)
         way = jax.tree.map(jnp.subtract, x, start)
 
-        def step(total: Any, t: Array) -> tuple[Any, None]:
-            at = jax.tree.map(lambda a, d: a + t.astype(a.dtype) * d, start, way)
-            return jax.tree.map(jnp.add, total, slope(at)), None
+        def at(t: Array) -> Any:
+            return jax.tree.map(lambda a, d: a + t.astype(a.dtype) * d, start, way)
 
-        times = (jnp.arange(steps) + 0.5) / steps
-        total, _ = jax.lax.scan(step, jax.tree.map(jnp.zeros_like, x), times)
-        return jax.tree.map(lambda d, g: d * g / steps, way, total)
+        mean = _mean(lambda t: slope(at(t)), (jnp.arange(steps) + 0.5) / steps, x)
+        return jax.tree.map(jnp.multiply, way, mean)
 
     return _attribution(fun, argnums, target, integrate)
 
@@ -100,7 +98,8 @@ def smooth_grad(
 
     Args:
       fun, argnums, target: as for `relevance`; the arguments are floating-point.
-      noise: the standard deviation, in parts of each leaf's range.
+      noise: the standard deviation, in parts of each leaf's range: that of a whole batch, unless vmap maps over its
+        examples.
       samples: how many gradients the mean is taken of; they are evaluated one after the other.
       seed: of the noise.
       times_input: whether to multiply by x.
@@ -118,16 +117,12 @@ def smooth_grad(
         leaves, tree = jax.tree.flatten(x)
         sigmas = [noise * (jnp.max(a) - jnp.min(a)) if a.size else 0.0 for a in leaves]
 
-        def step(total: Any, key: Array) -> tuple[Any, None]:
+        def disturbed(key: Array) -> Any:
             keys = jax.random.split(key, len(leaves))
-            noisy = [
-                a + s * jax.random.normal(k, a.shape, a.dtype) for a, s, k in zip(leaves, sigmas, keys, strict=True)
-            ]
-            return jax.tree.map(jnp.add, total, slope(jax.tree.unflatten(tree, noisy))), None
+            parts = zip(leaves, sigmas, keys, strict=True)
+            return jax.tree.unflatten(tree, [a + s * jax.random.normal(k, a.shape, a.dtype) for a, s, k in parts])
 
-        keys = jax.random.split(jax.random.key(seed), samples)
-        total, _ = jax.lax.scan(step, jax.tree.map(jnp.zeros_like, x), keys)
-        mean = jax.tree.map(lambda g: g / samples, total)
+        mean = _mean(lambda key: slope(disturbed(key)), jax.random.split(jax.random.key(seed), samples), x)
         return jax.tree.map(jnp.multiply, x, mean) if times_input else mean
 
     return _attribution(fun, argnums, target, smooth)
@@ -156,19 +151,29 @@ def occlusion(
       replace: what features become: a number or an array that broadcasts to the argument.
 
     Raises:
-      ArgumentError: for windows that do not fit the argument.
+      ArgumentError: for several arguments, windows that do not fit the argument, or an output without a row for each
+        example.
 
     Source: Zeiler & Fergus 2014, "Visualizing and understanding convolutional networks".
     """
 
+    if not isinstance(argnums, int):
+        raise ArgumentError(f"occlusion(argnums={argnums!r}): expected an int; windows are of one array.")
+
     @wraps(fun)
     def occluded(*args: Any, **kwargs: Any) -> Array:
-        x = jnp.asarray(args[argnums])
+        (x,) = _explained(args, (argnums,))
+        x = jnp.asarray(x)
         sides = _sides(window, x.shape, "window")
         steps = sides if stride is None else _sides(stride, x.shape, "stride")
         score, _ = _scores(fun, args, kwargs, (argnums,), target)
         rows = lambda x: score((x,), rows=True)
         whole, other = rows(x), jnp.broadcast_to(jnp.asarray(replace, x.dtype), x.shape)
+        if whole.shape != x.shape[:1]:
+            raise ArgumentError(
+                f"occlusion: {len(x)} examples, and an output of shape {whole.shape}; expected a row for each. For a "
+                "function of one example, map it over a batch with jax.vmap."
+            )
         starts = [_starts(n, side, step) for n, side, step in zip(x.shape[1:], sides, steps, strict=True)]
         corners = jnp.asarray(np.stack(np.meshgrid(*starts, indexing="ij"), -1).reshape(-1, len(starts)))
 
@@ -227,10 +232,7 @@ def _scores(
             given[k] = part
         return trace_function(fun, given, kwargs, chosen).explain().out
 
-    try:
-        x = tuple(args[k] for k in argnums)
-    except IndexError:
-        raise ArgumentError(f"argnums={argnums!r} is out of range: the function got {len(args)} argument(s).") from None
+    x = _explained(args, argnums)
     weights = jax.lax.stop_gradient(chosen.target.score_gradient(outputs(x)))  # type: ignore[union-attr]
 
     def score(x: tuple[Any, ...], rows: bool = False) -> Array:
@@ -241,8 +243,26 @@ def _scores(
     return score, x
 
 
+def _explained(args: Sequence[Any], argnums: tuple[int, ...]) -> tuple[Any, ...]:
+    try:
+        return tuple(args[k] for k in argnums)
+    except IndexError:
+        raise ArgumentError(f"argnums={argnums!r} is out of range: the function got {len(args)} argument(s).") from None
+
+
 def _over_rows(part: Array, rows: bool) -> Array:
     return part.sum(tuple(range(1, part.ndim))) if rows else part.sum()
+
+
+def _mean(slope: Callable, places: Array, x: Any) -> Any:
+    """Return the mean of slopes at places, one after the other, of x's structure and dtypes, summed in float32."""
+    wide = lambda a: jnp.promote_types(a.dtype, jnp.float32)
+
+    def step(total: Any, place: Array) -> tuple[Any, None]:
+        return jax.tree.map(lambda sum, g: sum + g.astype(sum.dtype), total, slope(place)), None
+
+    total, _ = jax.lax.scan(step, jax.tree.map(lambda a: jnp.zeros(a.shape, wide(a)), x), places)
+    return jax.tree.map(lambda sum, a: (sum / len(places)).astype(a.dtype), total, x)
 
 
 def _broadcast(baseline: Any, x: Any) -> Any:
@@ -258,9 +278,11 @@ def _require_count(name: str, option: str, value: Any) -> None:
 
 def _sides(window: Any, shape: tuple[int, ...], name: str) -> tuple[int, ...]:
     own = shape[1:]
-    if isinstance(window, int):
-        window = (window,) * len(own) if len(own) == 1 else (*(window,) * (len(own) - 1), own[-1])
-    sides = tuple(window)
+    if not own:
+        raise ArgumentError(f"occlusion: an argument of shape {shape}; expected examples of features, (N, ...).")
+    sides = (window,) if isinstance(window, int) else tuple(window) if isinstance(window, Sequence) else ()
+    if isinstance(window, int) and len(own) > 1:
+        sides = (*sides * (len(own) - 1), own[-1])
     if len(sides) != len(own) or not all(isinstance(n, int) and n >= 1 for n in sides):
         raise ArgumentError(f"occlusion({name}={window!r}): expected an int ≥ 1, or one for each of the axes {own}.")
     return tuple(map(min, sides, own))

@@ -46,7 +46,7 @@ class UnsupportedError(JrlrpError, TypeError):
             'with jrlrp.register_kind(name, kind); cut it off with jax.lax.stop_gradient; or pass unknown="gradient" '
             "to share relevance there by gradient × input."
             + (_LOOP if any(node.equations[-1].primitive == "while" for node in self.nodes) else "")
-            + (_COMPLEX if any(getattr(node, "is_complex", False) for node in self.nodes) else "")
+            + (_COMPLEX if any(node.is_complex for node in self.nodes) else "")
         )
 
 

@@ -1,5 +1,8 @@
 """The interface: argnums, pytrees, targets, aux, pullback, plan, ids, and what is an error."""
 
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -430,3 +433,14 @@ def test_a_registered_primitive_has_a_kind():
         assert np.isfinite(jrlrp.relevance(f)(x)).all()
     finally:
         kinds._REGISTERED.clear()
+
+
+def test_measures_and_pictures_are_imported_when_asked_for():
+    code = (
+        "import sys, jrlrp\n"
+        "assert not {'matplotlib', 'tqdm', 'jrlrp.metrics', 'jrlrp.plot', 'jrlrp.baselines'} & set(sys.modules)\n"
+        "assert jrlrp.metrics.gini and jrlrp.baselines.gradient\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    with pytest.raises(AttributeError, match="module 'jrlrp' has no attribute 'pictures'"):
+        jrlrp.pictures  # noqa: B018

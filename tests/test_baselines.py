@@ -102,6 +102,14 @@ def test_they_compose(name):
     assert low.dtype == jnp.bfloat16 and np.isfinite(np.asarray(low, np.float32)).all()
 
 
+@pytest.mark.parametrize("method", [baselines.integrated_gradients, baselines.smooth_grad])
+def test_many_slopes_add_up_in_half_precision(method):
+    x, w = jnp.ones((1, 3), jnp.bfloat16), jnp.asarray([[1.0], [-3.0], [0.5]], jnp.bfloat16)
+    options = {"steps" if method is baselines.integrated_gradients else "samples": 1000}
+    r = method(lambda x: x @ w, target=0, **options)(x)
+    np.testing.assert_array_equal(r.astype(np.float32), [[1.0, -3.0, 0.5]])
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_a_final_softmax_is_explained_at_its_logits(name):
     explain = METHODS[name]
@@ -132,6 +140,12 @@ def test_pytrees_and_several_arguments():
         (lambda: baselines.gradient(net, argnums=1)(X), "the function got 1 argument(s)"),
         (lambda: baselines.occlusion(net, window=(2, 2))(X), "expected an int ≥ 1, or one for each of the axes (6,)"),
         (lambda: baselines.gradient(net, target=7)(X), "target=7 is out of range"),
+        (lambda: baselines.occlusion(net, window=None)(X), "occlusion(window=None): expected an int ≥ 1"),
+        (lambda: baselines.occlusion(net, window=2, stride=0)(X), "occlusion(stride=0): expected an int ≥ 1"),
+        (lambda: baselines.occlusion(net, argnums=1)(X), "the function got 1 argument(s)"),
+        (lambda: baselines.occlusion(net, argnums=(0, 1)), "occlusion(argnums=(0, 1)): expected an int"),
+        (lambda: baselines.occlusion(lambda x: x**2, target="all")(X[:, 0]), "an argument of shape (4,); expected"),
+        (lambda: baselines.occlusion(lambda x: net(x).sum(), target="all")(X), "an output of shape (); expected a row"),
     ],
 )
 def test_what_does_not_fit_is_an_error(call, said):

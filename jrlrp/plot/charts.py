@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from jrlrp.errors import ArgumentError
-from jrlrp.plot.picture import Picture
+from jrlrp.plot.picture import Picture, broken
 from jrlrp.plot.scaling import COLOURS, as_named, limit, scaled
 
 FOR, AGAINST, NEUTRAL = "#b2182b", "#2166ac", "#888888"
@@ -60,13 +60,19 @@ def bars(
 
 
 def series(
-    values: Any, relevance: Any, *, names: Sequence[str] | None = None, time: Any = None, quantile: float = 0.995
+    values: Any,
+    relevance: Any,
+    *,
+    names: Sequence[str] | None = None,
+    time: Any = None,
+    title: str = "",
+    quantile: float = 0.995,
 ) -> Figure:
     """Draw time series before their relevance: a panel for each channel, red for and blue against.
 
     Args:
       values: one example, of shape (time,) or (time, channels).
-      relevance: of the same shape.
+      relevance: of the same shape; or a dict from names to such, which gives each its panels and its scale.
       names: the channels' names.
       time: the moments, equally spaced, of shape (time,); None for 0, 1, 2, …
       quantile: of |R| that gets the full colour, over all channels.
@@ -77,29 +83,37 @@ def series(
     Raises:
       ArgumentError: for shapes that do not go together.
     """
-    lines, shares = (np.asarray(a, float) for a in (values, relevance))
-    if lines.shape != shares.shape or lines.ndim not in (1, 2) or not lines.size:
-        raise ArgumentError(
-            f"series: values of shape {lines.shape} and relevance of shape {shares.shape}; expected one shape, (time,) "
-            "or (time, channels)."
-        )
-    lines, shares = lines.reshape(len(lines), -1), shares.reshape(len(lines), -1)
+    lines = np.asarray(values, float)
+    rows = {name: np.asarray(shares, float) for name, shares in as_named(relevance).items()}
+    for shares in rows.values():
+        if lines.shape != shares.shape or lines.ndim not in (1, 2) or not lines.size:
+            raise ArgumentError(
+                f"series: values of shape {lines.shape} and relevance of shape {shares.shape}; expected one shape, "
+                "(time,) or (time, channels)."
+            )
+    lines = lines.reshape(len(lines), -1)
     moments = np.arange(len(lines)) if time is None else np.asarray(time, float)
     if moments.shape != (len(lines),) or (names is not None and len(names) != lines.shape[1]):
         raise ArgumentError(f"series: expected {len(lines)} moments and {lines.shape[1]} names.")
     half = (moments[-1] - moments[0]) / max(len(moments) - 1, 1) / 2 or 0.5
-    figure = Picture(figsize=(7, 1.7 * lines.shape[1] + 0.7), layout="constrained")
-    grid = figure.subplots(lines.shape[1], 1, sharex=True, squeeze=False)[:, 0]
-    coloured = scaled(shares, limit(shares, quantile))
-    for k, axis in enumerate(grid):
-        room = 0.1 * np.ptp(lines[:, k]) or 0.5
-        extent = (moments[0] - half, moments[-1] + half, lines[:, k].min() - room, lines[:, k].max() + room)
-        shown = axis.imshow(
-            coloured[None, :, k], cmap=COLOURS, vmin=-1, vmax=1, aspect="auto", extent=extent, interpolation="nearest"
-        )
-        axis.plot(moments, lines[:, k], color="black", linewidth=1.3)
-        axis.set_ylabel(names[k] if names is not None else "")
+    panels = [
+        (name, k, colours)
+        for name, shares in rows.items()
+        for k, colours in enumerate(scaled(shares, limit(shares, quantile)).reshape(lines.shape).T)
+    ]
+    figure = Picture(figsize=(7, 1.7 * len(panels) + 0.7), layout="constrained")
+    grid = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+    for axis, (name, k, colours) in zip(grid, panels, strict=True):
+        line = lines[:, k]
+        room = 0.1 * np.ptp(line) or 0.5
+        extent = (moments[0] - half, moments[-1] + half, line.min() - room, line.max() + room)
+        kind: dict[str, Any] = {"cmap": COLOURS, "aspect": "auto", "interpolation": "nearest"}
+        shown = axis.imshow(colours[None], vmin=-1, vmax=1, extent=extent, **kind)
+        axis.plot(moments, line, color="black", linewidth=1.3)
+        named = (name, names[k] if names is not None else "")
+        axis.set_ylabel("\n".join(broken(part, 1.7) for part in named if part))
     grid[-1].set_xlabel("time")
+    figure.suptitle(title)
     bar = figure.colorbar(shown, ax=list(grid), ticks=[-1, 0, 1], label="relevance")
     bar.ax.set_yticklabels(["against", "0", "for"])
     return figure
@@ -123,7 +137,7 @@ def curves(
     """
     figure = Picture(figsize=(7.6 if isinstance(found, Mapping) else 6.2, 4.2), layout="constrained")
     axis = figure.subplots()
-    for name, curve in as_named(found, "").items():
+    for name, curve in as_named(found).items():
         if curve.values.ndim != 2:
             raise ArgumentError(f"curves: values of shape {curve.values.shape}; expected (examples, levels).")
         error = band * curve.values.std(0) / np.sqrt(len(curve.values))
@@ -147,6 +161,9 @@ def waterfall(audit: Any, *, most: int = 12) -> Figure:
 
     Returns:
       A matplotlib figure.
+
+    Raises:
+      ArgumentError: for an audit of several calls.
     """
     absorbed = np.asarray(audit.absorbed, float)
     if absorbed.ndim != 1:

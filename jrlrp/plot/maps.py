@@ -1,6 +1,5 @@
 """Heat maps of images, alone, over the images, and in grids of presets × examples."""
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +9,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from jrlrp.errors import ArgumentError
-from jrlrp.plot.picture import Picture
+from jrlrp.plot.picture import Picture, broken
 from jrlrp.plot.scaling import COLOURS, as_named, limit, scaled
 
 OUTLINE = "#1a9850"
@@ -23,6 +22,7 @@ def heatmaps(
     masks: Any = None,
     titles: Sequence[str] | None = None,
     shared: bool = False,
+    across: bool = False,
     overlay: float = 0.0,
     quantile: float = 0.995,
     power: float = 1.0,
@@ -33,11 +33,12 @@ def heatmaps(
     Args:
       relevance: maps of shape (height, width), (N, height, width) or with a last axis of channels, which is summed; or
         a dict from names to such maps.
-      images: the examples, of shape (N, height, width) or (N, height, width, 1 or 3): a first row, and what maps are
-        laid over.
-      masks: where something is that maps should find, of shape (N, height, width): outlined in green in every row.
-      titles: what the columns are called.
+      images: the examples, of shape (N, height, width) or (N, height, width, 1 or 3): the first row (column), and
+        what maps are laid over.
+      masks: where something is that maps should find, of the maps' shape: outlined in green.
+      titles: what the examples are called.
       shared: whether all maps have one scale and colour bar, or each its own.
+      across: whether presets are columns and examples rows.
       overlay: how much of the (grey) image shows through the maps, from 0 to 1.
       quantile: of |R| other than 0 that gets the full colour; what is larger is clipped.
       power: colour goes with |R|^power; 0.5 lets small relevance show.
@@ -49,25 +50,24 @@ def heatmaps(
     Raises:
       ArgumentError: for arrays whose shapes do not go together.
     """
-    rows = {name: _maps(maps) for name, maps in as_named(relevance, "").items()}
-    count = len(next(iter(rows.values())))
+    rows = {name: _maps(maps) for name, maps in as_named(relevance).items()}
     pictures = None if images is None else _pictures(images)
-    for name, maps in rows.items():
-        if len(maps) != count or (pictures is not None and len(pictures) != count):
-            raise ArgumentError(f"heatmaps: {name or 'relevance'} has {len(maps)} maps; expected one for each example.")
-        if masks is not None and np.shape(masks) != maps.shape:
-            raise ArgumentError(f"heatmaps: masks of shape {np.shape(masks)} for maps of shape {maps.shape}.")
-    if titles is not None and len(titles) != count:
-        raise ArgumentError(f"heatmaps: {len(titles)} titles for {count} examples.")
+    outlines = None if masks is None else np.asarray(masks) != 0
+    if outlines is not None and outlines.ndim == 2:
+        outlines = outlines[None]
+    count = len(next(iter(rows.values())))
+    _require_fit(rows, count, pictures, outlines, titles, bool(overlay))
     first = int(pictures is not None)
-    figure = Picture(figsize=(size * count + 0.8, size * (len(rows) + first) + 0.3), layout="constrained")
-    grid = figure.subplots(len(rows) + first, count, squeeze=False)
+    shape = (len(rows) + first, count)
+    wide, high = shape if across else shape[::-1]
+    figure = Picture(figsize=(size * wide + 0.8, size * high + 0.3), layout="constrained")
+    panels = figure.subplots(high, wide, squeeze=False)
+    grid = panels.T if across else panels  # of presets × examples
     if pictures is not None:
         for axis, picture in zip(grid[0], pictures, strict=True):
             axis.imshow(picture, cmap="gray", interpolation="nearest")
     bounds = _bounds(rows, shared, quantile)
     for line, (name, maps) in zip(grid[first:], rows.items(), strict=True):
-        line[0].set_ylabel(_broken(name, 10 * size * min(1.0, maps.shape[1] / maps.shape[2])))
         for k, (axis, one) in enumerate(zip(line, maps, strict=True)):
             if overlay and pictures is not None:
                 axis.imshow(_grey(pictures[k]), cmap="gray", vmin=0, vmax=1, interpolation="bilinear")
@@ -77,15 +77,47 @@ def heatmaps(
             axis.imshow(values, cmap=COLOURS, vmin=-1, vmax=1, alpha=seen, interpolation="nearest")
             if not shared:
                 axis.set_xlabel(f"± {bounds[name][k]:.2g}" if one.any() else "0", fontsize="small")
-    for axis in grid.flat:
+    if outlines is not None:
+        _outline(grid, outlines)
+    names = ["input" if any(rows) else ""] * first + list(rows)
+    beside, above = (titles or (), names) if across else (names, titles or ())
+    _label(panels, beside, above, size, maps.shape[1] / maps.shape[2])
+    _colour_bar(figure, grid[first:], high, next(iter(bounds.values()))[0] if shared else None, power)
+    return figure
+
+
+def _require_fit(
+    rows: Mapping[str, np.ndarray],
+    count: int,
+    pictures: np.ndarray | None,
+    outlines: np.ndarray | None,
+    titles: Sequence[str] | None,
+    overlay: bool,
+) -> None:
+    for name, maps in rows.items():
+        if len(maps) != count or (pictures is not None and len(pictures) != count):
+            raise ArgumentError(f"heatmaps: {name or 'relevance'} has {len(maps)} maps; expected one for each example.")
+        if outlines is not None and outlines.shape != maps.shape:
+            raise ArgumentError(f"heatmaps: masks of shape {outlines.shape} for maps of shape {maps.shape}.")
+        laid_over = overlay or outlines is not None
+        if laid_over and pictures is not None and pictures.shape[1:3] != maps.shape[1:]:
+            raise ArgumentError(
+                f"heatmaps: images of {pictures.shape[1:3]} pixels and maps of {maps.shape[1:]}; an overlay or "
+                "masks need them of one size."
+            )
+    if titles is not None and len(titles) != count:
+        raise ArgumentError(f"heatmaps: {len(titles)} titles for {count} examples.")
+
+
+def _label(panels: np.ndarray, beside: Sequence[str], above: Sequence[str], size: float, height: float) -> None:
+    """Name the rows and columns of panels so many inches wide, and so high in parts of that."""
+    for axis in panels.flat:
         axis.set_xticks([])
         axis.set_yticks([])
-    if masks is not None:
-        _outline(grid, np.asarray(masks) != 0)
-    for axis, title in zip(grid[0], titles or (), strict=bool(titles)):
-        axis.set_title(_broken(title, 10 * size))
-    _colour_bar(figure, grid[first:], next(iter(bounds.values()))[0] if shared else None, power)
-    return figure
+    for axis, name in zip(panels[:, 0], beside, strict=bool(beside)):
+        axis.set_ylabel(broken(name, size * min(1.0, height)))
+    for axis, name in zip(panels[0], above, strict=bool(above)):
+        axis.set_title(broken(name, size))
 
 
 def _outline(grid: np.ndarray, masks: np.ndarray) -> None:
@@ -102,20 +134,15 @@ def _bounds(rows: Mapping[str, np.ndarray], shared: bool, quantile: float) -> di
     return {name: [limit(one, quantile) for one in maps] for name, maps in rows.items()}
 
 
-def _colour_bar(figure: Figure, grid: np.ndarray, bound: float | None, power: float) -> None:
+def _colour_bar(figure: Figure, grid: np.ndarray, rows: int, bound: float | None, power: float) -> None:
     mappable = ScalarMappable(Normalize(-1, 1), COLOURS)
     ticks = [-1, -(0.25**power), 0, 0.25**power, 1]
-    bar = figure.colorbar(mappable, ax=list(grid.flat), shrink=0.8, fraction=0.05, aspect=20 * len(grid), ticks=ticks)
+    bar = figure.colorbar(mappable, ax=list(grid.flat), shrink=0.8, fraction=0.05, aspect=20 * rows, ticks=ticks)
     names = ["against", "", "0", "", "for"]
     if bound is not None:
         names = [f"{part * bound:.2g}" if part else "0" for part in (-1, -0.25, 0, 0.25, 1)]
     bar.ax.set_yticklabels(names)
     bar.set_label("relevance")
-
-
-def _broken(name: str, letters: float) -> str:
-    """Return a name in lines that are as long as a panel."""
-    return "\n".join(textwrap.fill(line, max(int(letters), 8)) for line in name.splitlines())
 
 
 def _maps(relevance: Any) -> np.ndarray:

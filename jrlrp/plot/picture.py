@@ -1,6 +1,7 @@
-"""A figure that notebooks show."""
+"""A figure that notebooks show, and names that fit into it."""
 
 import io
+import textwrap
 
 from matplotlib.figure import Figure
 
@@ -12,3 +13,8 @@ class Picture(Figure):
         buffer = io.BytesIO()
         self.savefig(buffer, format="png", bbox_inches="tight")
         return buffer.getvalue()
+
+
+def broken(name: str, inches: float) -> str:
+    """Return a name in lines that are as long as a panel."""
+    return "\n".join(textwrap.fill(line, max(int(10 * inches), 8)) for line in name.splitlines())

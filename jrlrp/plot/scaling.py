@@ -1,6 +1,6 @@
 """From relevance to colours: centred at zero, scaled robustly, red for and blue against."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,8 @@ def ink(colour: Sequence[int]) -> str:
     return "#000000" if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else "#ffffff"
 
 
-def as_named(value: Any, name: str) -> dict[str, Any]:
-    """Return a dict of things with names: the one given, or one thing under a name."""
-    return dict(value) if isinstance(value, dict) else {name: value}
+def as_named(value: Any) -> dict[str, Any]:
+    """Return things by their names: those given, or the one thing given under no name."""
+    if isinstance(value, Mapping) and not value:
+        raise ArgumentError("there is nothing to draw: expected an array, or a dict with at least one.")
+    return dict(value) if isinstance(value, Mapping) else {"": value}

@@ -66,6 +66,7 @@ class RelativePlus(Relative):
 
     def _messages(self, layer: Any, x: Array, unit: Array, sign: Array) -> Array:
         # (s v)⁺ = (s v + |s| |v|) / 2, so that one product of |x| and |w| serves inputs of either sign; κ has the half.
+        # The two cancel up to rounding, so what gets nothing may get some 1e-7 of the largest message in float32.
         weight = None if layer.weight is None else jnp.abs(layer.weight)  # a pool's are positive
         return x * layer.pull(unit * sign) + jnp.abs(x) * layer.pull(unit * jnp.abs(sign), weight)
 

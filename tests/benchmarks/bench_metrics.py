@@ -3,7 +3,7 @@
 Both run on CPU, quantus on PyTorch in a process of its own, by an interpreter that has both, while this one waits.
 What is explained is each example's class, by gradient × input. Times are medians of rounds after one that warms up;
 jrlrp compiles in that one, and the table shows what its first call took longer than the others. Where a job has no
-chance in it, both have to find the same numbers.
+chance in it, both have to find the same numbers. The network alone, without a metric, says how much is its doing.
 """
 
 import argparse
@@ -29,10 +29,9 @@ from rich.table import Table
 import jrlrp
 from jrlrp import metrics
 
-STEPS = {"flipping": 24, "regions": 20}  # quantus's steps have to divide the number of pixels
+STEPS = {"alone": 20, "flipping": 24, "regions": 20}  # quantus's steps have to divide the number of pixels
 SAMPLES = 10
 BATCH = 64
-JOBS = ("pixel flipping", "region perturbation", "max sensitivity", "randomisation")
 
 
 def small_cnn(size: int) -> Network:
@@ -84,7 +83,9 @@ def jobs(net: Network, target: np.ndarray, maps: np.ndarray, layers: tuple[str, 
         values = metrics.perturbation(model, x, maps.sum(-1), levels=regions, region=side, **curve).values
         return values[:, :1] - values[:, 1:]
 
+    forward = jax.jit(model)
     found: dict[str, Callable] = {
+        "the network alone": lambda: np.stack([np.asarray(forward(x)) for _ in range(STEPS["alone"])]),
         "pixel flipping": lambda: metrics.perturbation(model, x, maps, levels=flipping, **curve).values,
         "region perturbation": region_perturbation,
         "max sensitivity": lambda: (

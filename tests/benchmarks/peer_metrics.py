@@ -52,7 +52,13 @@ def jobs(net: nn.Module, arrays: Arrays, steps: dict[str, int], samples: int, la
     flipping = quantus.PixelFlipping(features_in_step=x[0].size // steps["flipping"], **PLAIN)
     regions = quantus.RegionPerturbation(patch_size=x.shape[2] // 8, regions_evaluation=steps["regions"], **PLAIN)
     sensitivity = quantus.MaxSensitivity(nr_samples=samples, lower_bound=0.1, **PLAIN)
+
+    def alone() -> list[np.ndarray]:
+        with torch.no_grad():
+            return [net(tensor(x)).numpy() for _ in range(steps["alone"])]
+
     found = {
+        "the network alone": alone,
         "pixel flipping": lambda: flipping(a_batch=maps, **data),
         "region perturbation": lambda: regions(a_batch=pixels, **data),
         "max sensitivity": lambda: sensitivity(a_batch=None, explain_func=explain, **data),
@@ -66,7 +72,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("network", choices=MODELS)
     parser.add_argument("arrays", help="npz file of weights by name, of `x`, its `logits`, `target` and `maps`")
-    parser.add_argument("found", help="npz file to write: the curves, which have no chance in them")
+    parser.add_argument("found", help="npz file to write: what has no chance in it")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=json.loads)
     parser.add_argument("--samples", type=int)
@@ -88,7 +94,7 @@ def main() -> None:
             result = job()
             times.append(time.perf_counter() - start)
         seconds[name] = statistics.median(times[1:])  # the first warms up
-        if name in ("pixel flipping", "region perturbation"):
+        if name not in ("max sensitivity", "randomisation"):
             found[name] = np.array(result)
     np.savez(options.found, **found)
     versions = f"torch {torch.__version__}, quantus {version('quantus')}, {torch.get_num_threads()} threads"

@@ -53,6 +53,22 @@ def test_heatmaps(maps, options):
     assert len(figure.axes) == 3 * rows + 1
 
 
+def test_presets_are_rows_or_columns():
+    maps = {"one": MAPS, "other": MAPS}
+    options = {"images": IMAGES, "titles": ["a", "b", "c"]}
+    for across in (False, True):
+        figure = plot.heatmaps(maps, across=across, **options)
+        drawn(figure)
+        panels = np.reshape(figure.axes[:-1], (3, 3))
+        panels = panels.T if across else panels
+        presets = [axis.get_title() if across else axis.get_ylabel() for axis in panels[:, 0]]
+        examples = [axis.get_ylabel() if across else axis.get_title() for axis in panels[0]]
+        assert presets == ["input", "one", "other"] and examples == ["a", "b", "c"]
+        np.testing.assert_array_equal(panels[0, 2].images[0].get_array(), IMAGES[2])
+        shown = [axis.images[0].get_array()[0, 0] for axis in panels[1]]
+        assert (np.sign(shown) == np.sign(MAPS[:, 0, 0])).all()
+
+
 def test_long_names_are_broken_to_fit_their_panels():
     names = {f"a preset with a long name, number {k}": MAPS for k in range(3)}
     figure = plot.heatmaps(names, IMAGES, titles=["an example with a long title", "b", "c"])
@@ -74,6 +90,11 @@ def test_masks_are_outlined_in_every_row():
     (contour,) = figure.axes[3].collections
     box = contour.get_paths()[0].get_extents()
     assert 2 < box.x0 < 3 and 5 < box.x1 < 6 and 1 < box.y0 < 2 and 4 < box.y1 < 5
+
+
+def test_one_map_has_one_mask():
+    (axis, _) = plot.heatmaps(MAPS[0], IMAGES[:1], masks=MAPS[0] > 1).axes[1:]
+    assert axis.collections
 
 
 def test_a_map_of_zeros_has_no_scale():
@@ -137,6 +158,13 @@ def test_series(shape):
     assert len(figure.axes) == values.reshape(30, -1).shape[1] + 1
     drawn(plot.series(values, values, time=np.linspace(0, 1, 30)))
     drawn(plot.series(np.ones(1), np.ones(1)))
+    figure = plot.series(values, {"one": values, "other": 1e-3 * values}, title="a title")
+    drawn(figure)
+    assert figure._suptitle.get_text() == "a title"
+    half = len(figure.axes) // 2
+    assert figure.axes[0].get_ylabel() == "one" and figure.axes[half].get_ylabel() == "other"
+    for one, other in zip(figure.axes[:half], figure.axes[half:-1], strict=True):  # each has its own scale
+        np.testing.assert_allclose(one.images[0].get_array(), other.images[0].get_array())
 
 
 def test_tokens():
@@ -199,9 +227,14 @@ def test_waterfall():
             lambda: plot.heatmaps(MAPS, masks=np.ones((3, 4, 4))),
             "masks of shape (3, 4, 4) for maps of shape (3, 8, 10)",
         ),
+        (lambda: plot.heatmaps(MAPS, IMAGES[:, :4], overlay=0.5), "images of (4, 10) pixels and maps of (8, 10)"),
+        (lambda: plot.heatmaps(MAPS, IMAGES[:, :4], masks=MAPS > 0), "images of (4, 10) pixels and maps of (8, 10)"),
+        (lambda: plot.heatmaps({}), "there is nothing to draw"),
+        (lambda: plot.curves({}), "there is nothing to draw"),
         (lambda: plot.heatmaps(MAPS, quantile=0), "quantile=0: expected a number above 0"),
         (lambda: plot.bars(R, WORDS[:3]), "for 3 names"),
         (lambda: plot.series(np.ones(3), np.ones(4)), "expected one shape"),
+        (lambda: plot.series(np.ones(3), {"a": np.ones(3), "b": np.ones(4)}), "relevance of shape (4,)"),
         (lambda: plot.series(np.ones(3), np.ones(3), names=["a", "b"]), "expected 3 moments and 1 names"),
         (lambda: plot.tokens(WORDS, R[:2]), "for 5 words; expected one for each"),
         (lambda: plot.tokens_html("word", np.ones(4)), "expected one for each"),
