@@ -7,7 +7,7 @@ PEERS := $(VENV)-peers
 .PHONY: demo test test-models notebooks lint bench parity clean
 
 demo: $(VENV)/.demo
-	$(RUN) examples/explain_photo.py --rules relative,epsilon_plus --output out/photo.png
+	$(RUN) examples/explain_photo.py --rules relative_plus,relative,epsilon_plus --output out/photo.png
 
 test: $(VENV)/.test
 	JAX_PLATFORMS=cpu $(RUN) -m pytest -n 2 $(ARGS)

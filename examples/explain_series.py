@@ -32,6 +32,7 @@ DATA = Wheel(
 CLASSES = ("gun", "point")  # the data call them 1 and 2
 STEPS, RATE, SHIFT, NOISE = 300, 3e-3, 10, 0.02
 PRESETS = {
+    "relative_plus": jrlrp.relative_plus,
     "relative": jrlrp.relative,
     "epsilon": jrlrp.epsilon,
     "epsilon_plus": jrlrp.epsilon_plus,

@@ -68,6 +68,9 @@ METHODS: dict[str, Callable[[Callable], Callable]] = {
     "random": lambda model: lambda x: jax.random.normal(jax.random.key(0), x.shape),
 }
 
+# (data, network) → test → values of shape (seeds, images, methods, levels, scores)
+Found = dict[tuple[str, str], dict[str, np.ndarray]]
+
 
 @dataclass(frozen=True, eq=False)
 class Case:
@@ -221,77 +224,101 @@ def measured(case: Case, folder: Path) -> dict[str, np.ndarray]:
     return found
 
 
-def summarise(found: dict[tuple[str, str], list[dict[str, np.ndarray]]]) -> list[Row]:
-    """Return the rows of what was measured with each seed on each network of each data.
+def together(measured: dict[tuple[str, str], list[dict[str, np.ndarray]]]) -> Found:
+    """Return what `evaluate` says of each seed as one array for each network and test."""
+    return {
+        network: {test: np.stack([np.moveaxis(values[test], 0, 1) for values in seeds]) for test in TESTS}
+        for network, seeds in measured.items()
+    }
+
+
+def mean_and_half(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return means of (seeds, images, ...) and halves of their 95 % confidence intervals.
 
     The variance of a mean is that between images over their number, and that between seeds over theirs.
     """
+    variance = values.mean(0).var(0) / values.shape[1]
+    if len(values) > 1:
+        variance = variance + values.mean(1).var(0, ddof=1) / len(values)
+    return values.mean((0, 1)), 1.96 * np.sqrt(variance)
+
+
+def summarise(found: Found) -> list[Row]:
+    """Return the rows of what was measured with each seed on each network of each data."""
     rows = []
-    for (data, network), seeds in found.items():
-        for test in TESTS:
-            every = np.stack([values[test] for values in seeds])  # (seeds, methods, images, levels, 2)
-            variance = every.mean(0).var(1) / every.shape[2]
-            if len(every) > 1:
-                variance = variance + every.mean(2).var(0, ddof=1) / len(every)
-            means, halves = every.mean((0, 2)), 1.96 * np.sqrt(variance)
+    for (data, network), tests in found.items():
+        for test, values in tests.items():
+            means, halves = mean_and_half(values)
             for method, at_levels in zip(METHODS, np.stack([means, halves], -1).tolist(), strict=True):
                 for level, (right, probable) in zip(LEVELS, at_levels, strict=True):
                     rows.append(Row(data, network, test, method, level, *right, *probable))
     return rows
 
 
-def show(console: Console, rows: list[Row], test: str, score: str) -> None:
-    """Print the means over levels: a line for each method, a column for each network."""
-    cells: dict[tuple[str, str, str], list[Row]] = {}
-    for row in rows:
-        if row.test == test:
-            cells.setdefault((row.method, row.data, row.network), []).append(row)
-    columns = list(dict.fromkeys((row.data, row.network) for row in rows))
+def show(console: Console, found: Found, test: str, score: str) -> None:
+    """Print the means over levels: a line for each method, a column for each network.
+
+    Bold are the highest of a column and those that paired differences do not tell from it.
+    """
     title = f"{test}: {score}, mean over {', '.join(f'{level:.0%}' for level in LEVELS)} of the pixels"
-    table = Table("method", *map(" ".join, columns), "mean", title=title, box=box.MARKDOWN)
-    for method in METHODS:
-        means = [np.mean([getattr(row, score) for row in cells[method, *column]]) for column in columns]
-        table.add_row(method, *(f"{mean:.3f}" for mean in (*means, np.mean(means))))
-    halves = [np.max([getattr(row, f"{score}_half") for row in rows if (row.data, row.network) == c]) for c in columns]
-    table.add_row("± at most", *(f"{half:.3f}" for half in halves), "")
+    table = Table("method", *map(" ".join, found), "mean", title=title, box=box.MARKDOWN)
+    columns = [tests[test][..., SCORES.index(score)].mean(-1) for tests in found.values()]  # (seeds, images, methods)
+    means = np.array([values.mean((0, 1)) for values in columns])
+    cells = [[f"{mean:.2f}" for mean in column] for column in (*means, means.mean(0))]
+    for column, values, mean in zip(cells, columns, means, strict=False):
+        behind, half = mean_and_half(values[..., [mean.argmax()]] - values)
+        for k in np.flatnonzero(behind <= half):
+            column[k] = f"**{column[k]}**"
+    for method, *row in zip(METHODS, *cells, strict=True):
+        table.add_row(method, *row)
     console.print(table)
 
 
 def draw(rows: list[Row], output: Path) -> None:
-    """Write the curves of accuracy: a column for each network, a line of panels for each test."""
-    columns = list(dict.fromkeys((row.data, row.network) for row in rows))
-    size = {"figsize": (1.75 * len(columns) + 2.2, 2.3 * len(TESTS) + 0.6)}
+    """Write the curves of accuracy: a panel for each network and test, at most five networks beside each other."""
+    networks = list(dict.fromkeys((row.data, row.network) for row in rows))
+    wide, high = min(len(networks), 5), -(-len(networks) // 5) * len(TESTS)
     figure, grid = plt.subplots(
-        len(TESTS), len(columns), layout="constrained", squeeze=False, sharex=True, sharey=True, **size
+        high, wide, layout="constrained", squeeze=False, sharey=True, figsize=(2.1 * wide + 0.5, 1.9 * high + 0.9)
     )
     colours = dict(zip(METHODS, (*plt.colormaps["tab10"].colors, "gold", "black"), strict=False))
-    for line, test in zip(grid, TESTS, strict=True):
-        for axis, column in zip(line, columns, strict=True):
+    for axis in grid.flat[len(networks) * len(TESTS) :]:
+        axis.set_visible(False)
+    for k, (data, network) in enumerate(networks):
+        for line, test in enumerate(TESTS):
+            axis = grid[k // wide * len(TESTS) + line, k % wide]
             for method, colour in colours.items():
-                own = [row for row in rows if (row.data, row.network, row.test, row.method) == (*column, test, method)]
+                own = [
+                    row
+                    for row in rows
+                    if (row.data, row.network, row.test, row.method) == (data, network, test, method)
+                ]
                 mean, half = (np.array([getattr(row, name) for row in own]) for name in ("accuracy", "accuracy_half"))
                 style = "-" if "LRP" in method else "--" if method[0] in "εγ" else ":"
                 axis.plot(LEVELS, mean, style, color=colour, label=method, linewidth=1.3)
                 axis.fill_between(LEVELS, mean - half, mean + half, color=colour, alpha=0.12, linewidth=0)
             axis.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
             axis.spines[["top", "right"]].set_visible(False)
-        line[0].set(ylabel=f"{test}:\naccuracy", ylim=(0, 1))
-    for axis, (data, network) in zip(grid[0], columns, strict=True):
-        axis.set_title(f"{data}\n{network}", fontsize="small")
-    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside right center", fontsize="small")
-    figure.savefig(output, dpi=110)
+            axis.set_ylim(0, 1)
+            if k % wide == 0:
+                axis.set_ylabel(f"{test}:\naccuracy", fontsize="small")
+            if line == 0:
+                axis.set_title(f"{data} {network}", fontsize="small")
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize="small")
+    figure.savefig(output, dpi=100)
     plt.close(figure)
 
 
 def main() -> None:
-    options, console = arguments(), Console(highlight=False, width=180)
+    options, console = arguments(), Console(highlight=False, width=220)
     folder: Path = options.output
     folder.mkdir(parents=True, exist_ok=True)
-    found: dict[tuple[str, str], list[dict[str, np.ndarray]]] = {}
+    seeds: dict[tuple[str, str], list[dict[str, np.ndarray]]] = {}
     for case in cases(options):
         values = measured(case, folder)
-        found.setdefault((case.data, case.network), []).append(values)
+        seeds.setdefault((case.data, case.network), []).append(values)
         console.print(f"{case.data}, {case.network}, seed {case.seed}: {values['whole'].mean():.1%} are right")
+    found = together(seeds)
     rows = summarise(found)
     with (folder / "results.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, asdict(rows[0]))
@@ -299,7 +326,7 @@ def main() -> None:
         writer.writerows({k: f"{v:.4f}" if isinstance(v, float) else v for k, v in asdict(row).items()} for row in rows)
     for test in TESTS:
         for score in SCORES:
-            show(console, rows, test, score)
+            show(console, found, test, score)
     draw(rows, folder / "curves.png")
     console.print(f"The table and the curves are in {folder}")
 

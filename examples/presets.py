@@ -5,6 +5,7 @@ from collections.abc import Collection
 
 TITLES = {
     "relative": "R-LRP",
+    "relative_plus": "R-LRP-plus",
     "epsilon": "ε",
     "epsilon_plus": "ε-plus (z⁺ for convolutions)",
     "epsilon_plus_flat": "ε-plus, flat",

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jrlrp.composites.composite import Composite, as_composite, choose_rules
-from jrlrp.composites.presets import relative
+from jrlrp.composites.presets import relative_plus
 from jrlrp.errors import ArgumentError, UnsupportedError
 from jrlrp.graph.build import build
 from jrlrp.graph.carriers import add_carriers
@@ -57,7 +57,7 @@ def options(
         raise ArgumentError(f"expected a function, got {fun!r}; pass the model's apply function, say.")
     if unknown not in _UNKNOWN:
         raise ArgumentError(f"unknown={unknown!r}: expected one of {', '.join(map(repr, _UNKNOWN))}.")
-    return Options(as_composite(rules, relative), argnums, target, has_aux, unknown, declarations(primitives))
+    return Options(as_composite(rules, relative_plus), argnums, target, has_aux, unknown, declarations(primitives))
 
 
 @dataclass(frozen=True, eq=False)

@@ -60,7 +60,7 @@ def test_rows_have_means_and_confidence_intervals(monkeypatch):
     values = np.zeros((2, 1, 4, len(LEVELS), 2))
     values[0, 0, :, 0, 1], values[1, 0, :, 0, 1] = [0.0, 0.2, 0.4, 0.6], [0.2, 0.4, 0.6, 0.8]
     seeds = [dict.fromkeys(masking_experiment.TESTS, found) for found in values]
-    rows = masking_experiment.summarise({("made", "linear"): seeds})
+    rows = masking_experiment.summarise(masking_experiment.together({("made", "linear"): seeds}))
     assert len(rows) == 2 * len(LEVELS)
     first = rows[0]
     assert (first.test, first.method, first.level, first.accuracy) == ("keep the highest", "ε", 0.05, 0.0)
@@ -69,14 +69,26 @@ def test_rows_have_means_and_confidence_intervals(monkeypatch):
     assert rows[1].probability_half == 0
 
 
-def test_results_are_printed_and_drawn(measured, tmp_path):
-    rows = masking_experiment.summarise({("made", "linear"): [measured, measured]})
+def test_bold_is_what_differences_of_pairs_do_not_tell_from_the_best(monkeypatch):
+    monkeypatch.setattr(masking_experiment, "METHODS", dict.fromkeys("abc"))
+    images = np.random.default_rng(0).uniform(size=(2, 50, 1, 1, 1))  # of very different difficulty
+    values = np.concatenate([images, images - 0.01, images - 0.01], 2) * np.ones((len(LEVELS), 2))
+    values[:, :, 1, :, 1] += 0.1 * np.random.default_rng(1).normal(size=(2, 50, 1))
     console = Console(file=io.StringIO(), width=180)
-    masking_experiment.show(console, rows, "keep the highest", "accuracy")
+    masking_experiment.show(console, {("made", "linear"): {"test": values}}, "test", "probability")
+    bold = [line.split("|")[1].strip() for line in console.file.getvalue().splitlines() if "**" in line]
+    assert bold == ["a", "b"]
+
+
+def test_results_are_printed_and_drawn(measured, tmp_path):
+    networks = {("made", f"network {k}"): [measured, measured] for k in range(7)}
+    found = masking_experiment.together(networks)
+    console = Console(file=io.StringIO(), width=180)
+    masking_experiment.show(console, found, "keep the highest", "accuracy")
     lines = console.file.getvalue().splitlines()
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("| ε")]
-    assert cells == [["ε", "0.667", "0.667"]]
-    masking_experiment.draw(rows, tmp_path / "curves.png")
+    assert cells == [["ε", *["**0.67**"] * 7, "0.67"]]
+    masking_experiment.draw(masking_experiment.summarise(found), tmp_path / "curves.png")
     assert (tmp_path / "curves.png").stat().st_size > 5000
 
 

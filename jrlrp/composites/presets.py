@@ -17,7 +17,7 @@ _SKIPS = {"absolute": ShareAbsolute(), "ratio": ShareRatio(0.0), "symmetric": Sh
 
 
 def relative(skip: str = "absolute") -> Composite:
-    """R-LRP everywhere: the default. It has no numbers to choose.
+    """R-LRP everywhere. It has no numbers to choose.
 
     Softmax weights are constants, gates get nothing, max-pools give all to the winner. Normalisations and scales pass
     relevance on: a unit of one input has nothing to share.
@@ -45,7 +45,7 @@ def relative(skip: str = "absolute") -> Composite:
 
 
 def relative_plus(skip: str = "absolute") -> Composite:
-    """R-LRP of agreeing contributions for convolutions, R-LRP for all else; it has no numbers to choose either.
+    """R-LRP of agreeing contributions for convolutions, R-LRP for all else: the default. It has no numbers to choose.
 
     A convolution that no other layer follows gets R-LRP too: it tells classes apart, and has evidence against each.
 

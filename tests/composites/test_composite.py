@@ -171,13 +171,9 @@ def test_presets():
     assert of(jrlrp.epsilon_plus()) == {"conv": jrlrp.ZPlus(), "dense": epsilon, **shared}
     assert of(jrlrp.AlphaBeta())["average_pool"] == epsilon
     relative = jrlrp.Relative()
-    assert of(None) == {
-        "conv": relative,
-        "dense": relative,
-        "scale": jrlrp.Pass(),
-        "average_pool": relative,
-        "sum": jrlrp.ShareAbsolute(),
-    }
+    others = {"dense": relative, "scale": jrlrp.Pass(), "average_pool": relative, "sum": jrlrp.ShareAbsolute()}
+    assert of(jrlrp.relative()) == {"conv": relative, **others}
+    assert of(None) == {"conv": jrlrp.RelativePlus(), **others}
 
 
 def test_printing():
