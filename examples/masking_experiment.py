@@ -310,7 +310,7 @@ def draw(rows: list[Row], output: Path) -> None:
 
 
 def main() -> None:
-    options, console = arguments(), Console(highlight=False, width=220)
+    options, console = arguments(), Console(highlight=False, width=250)
     folder: Path = options.output
     folder.mkdir(parents=True, exist_ok=True)
     seeds: dict[tuple[str, str], list[dict[str, np.ndarray]]] = {}

@@ -1,6 +1,7 @@
 """Many evaluations as a few compiled batches."""
 
 import functools
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -27,12 +28,12 @@ def in_batches(step: Callable, count: int, size: int, progress: str | bool = Fal
 
 
 def batch_rows(batch_size: int, count: int) -> int:
-    """Return how many of `count` rows go into each batch."""
+    """Return how many of `count` rows go into each batch: as many into the last as into the others, if that can be."""
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise ArgumentError(f"batch_size={batch_size!r}: expected an int ≥ 1.")
     if not count:
         raise ArgumentError("there are no examples to measure on; pass at least one.")
-    return min(batch_size, count)
+    return math.ceil(count / math.ceil(count / batch_size))
 
 
 def shown(steps: Iterable, progress: str | bool) -> Iterable:

@@ -71,7 +71,9 @@ def _ranks(features: Features, relevance: Array, most: bool, absolute: bool) -> 
         split = (*r.shape[:k], count, region, *r.shape[k + 1 :])
         r = jnp.pad(r, padding).reshape(split).sum(k + 1)
     flat = r.reshape(len(r), features.count)
-    ranks = jnp.argsort(jnp.argsort(flat, stable=True, descending=most), stable=True).reshape(r.shape)
+    order = jnp.argsort(flat, stable=True, descending=most)
+    places = jnp.broadcast_to(jnp.arange(features.count), order.shape)
+    ranks = jnp.put_along_axis(jnp.zeros_like(order), order, places, 1, inplace=False).reshape(r.shape)
     for k, size in enumerate(sizes, 1):
         ranks = jax.lax.slice_in_dim(jnp.repeat(ranks, region, axis=k), 0, size, axis=k)
     shape = (n if d in features.dims else 1 for d, n in enumerate(features.shape))
