@@ -44,16 +44,14 @@ def test_jit_inside_and_out(rules):
 
 
 def test_a_batch_is_its_examples(rules):
-    batch = jrlrp.relevance(net, rules=rules)(X)
-    single = jnp.concatenate([jrlrp.relevance(net, rules=rules)(X[k : k + 1]) for k in range(4)])
-    np.testing.assert_allclose(batch, single, rtol=1e-9, atol=1e-12)
     one = lambda x: net(x[None])[0]
-    np.testing.assert_allclose(jax.vmap(jrlrp.relevance(one, rules=rules))(X), single, rtol=1e-9, atol=1e-12)
-    np.testing.assert_allclose(jrlrp.relevance(jax.vmap(one), rules=rules)(X), single, rtol=1e-9, atol=1e-12)
-    np.testing.assert_allclose(jax.lax.map(jrlrp.relevance(one, rules=rules), X), single, rtol=1e-9, atol=1e-12)
-    folded = X.reshape(2, 2, 6, 6, 2)
-    nested = jax.vmap(jax.vmap(jrlrp.relevance(one, rules=rules)))(folded)
-    np.testing.assert_allclose(nested.reshape(X.shape), single, rtol=1e-9, atol=1e-12)
+    explain, explain_one = jrlrp.relevance(net, rules=rules), jrlrp.relevance(one, rules=rules)
+    compiled = jax.jit(explain)
+    single = jnp.concatenate([compiled(X[k : k + 1]) for k in range(4)])
+    nested = lambda x: jax.vmap(jax.vmap(explain_one))(x.reshape(2, 2, 6, 6, 2)).reshape(x.shape)
+    looped = lambda x: jax.lax.map(explain_one, x)
+    for each in (explain, jax.vmap(explain_one), jrlrp.relevance(jax.vmap(one), rules=rules), looped, nested):
+        np.testing.assert_allclose(jax.jit(each)(X), single, rtol=1e-9, atol=1e-12)
 
 
 def test_the_value_keeps_its_derivatives(rules):

@@ -31,7 +31,7 @@ def relative(skip: str = "absolute") -> Composite:
     Source: Nyiri & Gibaru 2025, arXiv:2501.14322 (a reconstruction, see `Relative`).
     """
     if not isinstance(skip, str) or skip not in _SKIPS:
-        raise RuleError(f"relative(skip={skip!r}): expected one of {', '.join(map(repr, _SKIPS))}.")
+        raise RuleError(f"skip={skip!r}: expected one of {', '.join(map(repr, _SKIPS))}.")
     rule = Relative()
     return Composite(
         [

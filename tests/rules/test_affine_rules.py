@@ -319,7 +319,7 @@ def test_parameters_may_be_arrays(epsilon):
         (lambda: jrlrp.SignalTakesAll(jrlrp.ShareEqual()), "expected a rule of linear layers"),
         (lambda: jrlrp.epsilon(-1.0), "expected a finite epsilon ≥ 0"),
         (lambda: jrlrp.relative(skip=[]), "expected one of 'absolute', 'ratio', 'symmetric'"),
-        (lambda: jrlrp.relative(skip="half"), "expected one of 'absolute', 'ratio', 'symmetric'"),
+        (lambda: jrlrp.relative_plus(skip="half"), "skip='half': expected one of 'absolute', 'ratio', 'symmetric'"),
     ],
 )
 def test_a_parameter_outside_its_domain_is_an_error(make, message):
