@@ -156,8 +156,7 @@ def occlusion(
 
     Source: Zeiler & Fergus 2014, "Visualizing and understanding convolutional networks".
     """
-
-    if not isinstance(argnums, int):
+    if isinstance(argnums, (tuple, list)):
         raise ArgumentError(f"occlusion(argnums={argnums!r}): expected an int; windows are of one array.")
 
     @wraps(fun)

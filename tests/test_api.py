@@ -21,6 +21,7 @@ def net(x):
     return jax.nn.relu(x @ W + B) @ V
 
 
+@pytest.mark.optimised
 def test_relevance_has_structure_shape_and_dtype_of_the_argument():
     tree = {"a": jnp.asarray(X), "b": [np.float32(2.0), None], "c": (1.5,)}
     r = jrlrp.relevance(lambda t: net(t["a"]) * t["b"][0] + t["c"][0])(tree)
@@ -195,6 +196,7 @@ LOOKUPS = {
 }
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize("lookup", LOOKUPS)
 def test_ids_carry_the_relevance_of_their_embedding(lookup):
     rest = lambda e: jax.nn.relu(e @ W).mean(1) @ V
@@ -291,6 +293,7 @@ def test_a_comparison_of_ids_is_a_mask_and_carries_nothing():
     assert r[0, 1] == 0 and (r[0, [0, 2]] != 0).all()
 
 
+@pytest.mark.optimised
 def test_plan_says_what_it_made_of_the_function():
     plan = jrlrp.plan(net, jax.ShapeDtypeStruct((3, 5), jnp.float32), rules=jrlrp.epsilon_plus())
     assert [node.kind for node in plan.nodes] == ["dense", "activation", "dense"]

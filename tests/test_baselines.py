@@ -152,3 +152,8 @@ def test_what_does_not_fit_is_an_error(call, said):
     with pytest.raises((jrlrp.ArgumentError, jrlrp.TargetError)) as caught:
         call()
     assert said in str(caught.value)
+
+
+def test_argnums_may_be_a_numpy_integer():
+    explain = baselines.occlusion(net, np.int64(0), window=2)
+    np.testing.assert_array_equal(explain(X), baselines.occlusion(net, window=2)(X))

@@ -14,7 +14,8 @@ K, W, B = RNG.normal(size=(3, 3, 2, 4)), RNG.normal(size=(36, 3)), RNG.normal(si
 X = RNG.normal(size=(4, 6, 6, 2))
 PRESETS = {
     "relative": jrlrp.relative(),
-    "relative plus, ratio": jrlrp.relative_plus("ratio"),
+    "relative, ratio": jrlrp.relative("ratio"),
+    "relative plus": jrlrp.relative_plus(),
     "epsilon": jrlrp.epsilon(0.1),
     "epsilon plus flat": jrlrp.epsilon_plus_flat(),
     "epsilon gamma box": jrlrp.epsilon_gamma_box(-4.0, 4.0),
@@ -36,22 +37,26 @@ def rules(request):
 
 
 def test_jit_inside_and_out(rules):
+    # What gets nothing by R-LRP-plus gets rounding, which compilation changes; other rules have no such entries.
+    bounds = {"rtol": 1e-9, "atol": 1e-15 if rules is PRESETS["relative plus"] else 0}
     expected = jrlrp.relevance(net, rules=rules)(X)
-    np.testing.assert_allclose(jax.jit(jrlrp.relevance(net, rules=rules))(X), expected, rtol=1e-9, atol=1e-15)
-    np.testing.assert_allclose(jrlrp.relevance(jax.jit(net), rules=rules)(X), expected, rtol=1e-9, atol=1e-15)
+    np.testing.assert_allclose(jax.jit(jrlrp.relevance(net, rules=rules))(X), expected, **bounds)
+    np.testing.assert_allclose(jrlrp.relevance(jax.jit(net), rules=rules)(X), expected, **bounds)
     closed = jax.jit(lambda x, k, w: jrlrp.relevance(lambda x: net(x, k, w), rules=rules)(x))(X, K, W)
-    np.testing.assert_allclose(closed, expected, rtol=1e-9, atol=1e-15)
+    np.testing.assert_allclose(closed, expected, **bounds)
 
 
 def test_a_batch_is_its_examples(rules):
+    batch = jrlrp.relevance(net, rules=rules)(X)
+    single = jnp.concatenate([jrlrp.relevance(net, rules=rules)(X[k : k + 1]) for k in range(4)])
+    np.testing.assert_allclose(batch, single, rtol=1e-9, atol=1e-12)
     one = lambda x: net(x[None])[0]
-    explain, explain_one = jrlrp.relevance(net, rules=rules), jrlrp.relevance(one, rules=rules)
-    compiled = jax.jit(explain)
-    single = jnp.concatenate([compiled(X[k : k + 1]) for k in range(4)])
-    nested = lambda x: jax.vmap(jax.vmap(explain_one))(x.reshape(2, 2, 6, 6, 2)).reshape(x.shape)
-    looped = lambda x: jax.lax.map(explain_one, x)
-    for each in (explain, jax.vmap(explain_one), jrlrp.relevance(jax.vmap(one), rules=rules), looped, nested):
-        np.testing.assert_allclose(jax.jit(each)(X), single, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(jax.vmap(jrlrp.relevance(one, rules=rules))(X), single, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(jrlrp.relevance(jax.vmap(one), rules=rules)(X), single, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(jax.lax.map(jrlrp.relevance(one, rules=rules), X), single, rtol=1e-9, atol=1e-12)
+    folded = X.reshape(2, 2, 6, 6, 2)
+    nested = jax.vmap(jax.vmap(jrlrp.relevance(one, rules=rules)))(folded)
+    np.testing.assert_allclose(nested.reshape(X.shape), single, rtol=1e-9, atol=1e-12)
 
 
 def test_the_value_keeps_its_derivatives(rules):
@@ -159,6 +164,7 @@ def test_eval_shape(rules):
     assert out.shape == X.shape and out.dtype == jnp.float64
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
 def test_narrow_floats(rules, dtype):
     k, w, b, x = (jnp.asarray(a, dtype) for a in (K, W, B, X))

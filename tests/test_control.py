@@ -467,6 +467,7 @@ def test_the_first_layer_is_found_inside_a_loop():
     assert [n.last for n in dense] == [False, False, False, True, True]
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("rules", MAIN)
 def test_a_thousand_turns_stay_finite(rules, dtype):

@@ -13,6 +13,7 @@ X = RNG.normal(size=(4, 6, 6, 2))
 RULES = {
     "relative": jrlrp.relative(),
     "relative, ratio": jrlrp.relative("ratio"),
+    "relative, symmetric": jrlrp.relative("symmetric"),
     "relative plus, symmetric": jrlrp.relative_plus("symmetric"),
     "zero": jrlrp.Zero(),
     "epsilon": jrlrp.epsilon(),

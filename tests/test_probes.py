@@ -101,6 +101,7 @@ def test_captured_relevance_composes(rules):
     assert aux == 7
 
 
+@pytest.mark.optimised
 def test_captured_relevance_has_the_dtype_of_its_values():
     x = jnp.asarray(X, jnp.bfloat16)
     low = lambda x: jnp.tanh(x.reshape(4, -1) @ jnp.ones((72, 3), jnp.bfloat16))
@@ -171,6 +172,7 @@ def test_relevance_lost_to_constants_is_seen():
     assert "most is absorbed at - (movement, " in str(audit)
 
 
+@pytest.mark.optimised
 def test_the_audit_shows_where_relevance_saturates():
     with jax.enable_x64(False):
         x = jnp.asarray([1.0, -1.0 + 1e-7], jnp.float32)

@@ -7,6 +7,7 @@ import pytest
 
 import jrlrp
 from jrlrp import metrics
+from jrlrp.metrics.batches import batch_rows
 
 RNG = np.random.default_rng(0)
 # One score is the sum of its features: removing a feature takes it away.
@@ -289,3 +290,8 @@ def test_areas_that_do_not_go_together_are_errors():
         metrics.abpc(curve(), curve(levels=(0.0, 1.0)))
     with pytest.raises(jrlrp.ArgumentError, match="expected 0 as the first level"):
         _ = curve(levels=(0.5, 1.0)).aopc
+
+
+@pytest.mark.parametrize(("size", "count", "rows"), [(64, 336, 56), (64, 384, 64), (64, 5, 5), (1, 7, 1), (7, 8, 4)])
+def test_batches_are_filled_alike_and_never_larger_than_asked(size, count, rows):
+    assert batch_rows(size, count) == rows <= size

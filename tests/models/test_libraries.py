@@ -171,7 +171,11 @@ def test_gradient_times_input_is_that_of_the_logits(net):
     np.testing.assert_allclose(exact, oracles.gradient_times_input(f, jnp.asarray(X)), rtol=tolerance * 100, atol=1e-12)
 
 
-@pytest.mark.parametrize("rules", [jrlrp.relative_plus(), jrlrp.epsilon_plus()], ids=["relative plus", "epsilon plus"])
+@pytest.mark.parametrize(
+    "rules",
+    [jrlrp.relative_plus(), jrlrp.relative(), jrlrp.epsilon_plus(), jrlrp.AlphaBeta()],
+    ids=["relative plus", "relative", "epsilon plus", "alpha beta"],
+)
 def test_a_batch_is_its_examples_and_maps_are_finite(net, rules):
     f, _, tolerance = net
     explain = jax.jit(jrlrp.relevance(f, rules=rules))

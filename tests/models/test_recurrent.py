@@ -267,6 +267,7 @@ def test_gradient_times_input_is_that(net):
     np.testing.assert_allclose(actual, X * jax.grad(score)(X), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("rules", ["relative", "epsilon", "attn_lrp"])
 def test_a_thousand_steps_stay_finite(net, rules, dtype):

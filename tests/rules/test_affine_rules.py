@@ -180,6 +180,7 @@ def test_a_known_sign_of_the_input_changes_nothing(rule):
         np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-12, err_msg=str(sign))
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize(
     "rule", [jrlrp.Epsilon(1e-9, "ignore"), jrlrp.Gamma(bias="ignore"), jrlrp.AlphaBeta(bias="ignore")]
 )
