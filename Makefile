@@ -3,14 +3,32 @@ PYTHON ?= python3
 VENV := .venv$(if $(filter-out python3,$(PYTHON)),-$(notdir $(PYTHON)))
 RUN := $(VENV)/bin/python
 PEERS := $(VENV)-peers
+NEWEST := .venv-newest
+NEWEST_PYTHON = $(shell pyenv versions --bare 2>/dev/null | grep -E '^3\.1[23]\.' | sort -V | head -n 1)
+FAST := tests/trace tests/analyses tests/composites tests/rules/test_attention.py tests/rules/test_structure.py \
+    tests/test_api.py tests/test_control.py
 
-.PHONY: demo test test-models notebooks lint bench parity clean
+.PHONY: demo test test-newest fuzz test-models notebooks lint bench parity clean
 
 demo: $(VENV)/.demo
 	$(RUN) examples/explain_photo.py --rules relative_plus,relative,epsilon_plus --output out/photo.png
 
 test: $(VENV)/.test
 	JAX_PLATFORMS=cpu $(RUN) -m pytest -n 2 $(ARGS)
+
+# A fast part of the tests with the newest JAX, which needs Python 3.12: where pyenv has it, or 3.13.
+test-newest:
+	@if test -z "$(NEWEST_PYTHON)"; then \
+	    echo "pyenv has no Python 3.12 or 3.13 here: left out the tests with the newest JAX."; \
+	else \
+	    $(MAKE) --no-print-directory $(NEWEST)/.test && \
+	    $(NEWEST)/bin/python -c 'import jax, sys; print("jax", jax.__version__, "on Python", sys.version.split()[0])' && \
+	    JAX_PLATFORMS=cpu $(NEWEST)/bin/python -m pytest -n 2 $(FAST) $(ARGS); \
+	fi
+
+# Random programs by the thousand: what they held, and the smallest that fails of each kind.
+fuzz: $(VENV)/.test
+	$(RUN) tests/fuzz/run.py --programs 5000 $(ARGS)
 
 # Explains the models of other people's packages and writes a table of them, tests/models/coverage.md.
 test-models: $(VENV)/.models
@@ -27,6 +45,7 @@ lint: $(VENV)/.test
 	$(RUN) -m mypy
 
 bench: $(VENV)/.bench $(PEERS)/.peers
+	$(RUN) tests/benchmarks/bench_plan.py
 	$(RUN) tests/benchmarks/bench_sequences.py $(ARGS)
 	$(RUN) tests/benchmarks/bench_speed.py --peers $(PEERS)/bin/python $(ARGS)
 	$(RUN) tests/benchmarks/bench_metrics.py --peers $(PEERS)/bin/python
@@ -46,6 +65,12 @@ $(VENV)/.%: pyproject.toml | $(VENV)
 
 $(VENV):
 	$(PYTHON) -m venv $@
+
+$(NEWEST)/.test: pyproject.toml
+	test -x $(NEWEST)/bin/python || PYENV_VERSION=$(NEWEST_PYTHON) python -m venv $(NEWEST)
+	$(NEWEST)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade --upgrade-strategy eager \
+	    --editable '.[test]'
+	touch $@
 
 $(PEERS)/.peers:
 	$(PYTHON) -m venv $(PEERS)

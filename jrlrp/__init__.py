@@ -4,7 +4,8 @@ import importlib
 from typing import Any
 
 from jrlrp.api import audit, plan, pullback, relevance, value_and_relevance
-from jrlrp.composites.composite import Composite, Matcher, match
+from jrlrp.composites.composite import Composite
+from jrlrp.composites.matcher import Matcher, match
 from jrlrp.composites.presets import (
     attn_lrp,
     cp_lrp,
@@ -21,8 +22,8 @@ from jrlrp.composites.presets import (
     relative_plus,
 )
 from jrlrp.custom import custom_relevance
-from jrlrp.errors import ArgumentError, JrlrpError, RuleError, TargetError, UnsupportedError
-from jrlrp.graph.kinds import register_kind, register_rule
+from jrlrp.errors import ArgumentError, JrlrpError, JrlrpWarning, RuleError, TargetError, UnreachedError, UnsupportedError
+from jrlrp.primitives.register import register_kind, register_rule
 from jrlrp.report import Audit, Plan, PlanNode
 from jrlrp.rules.alphabeta import AlphaBeta, ZPlus
 from jrlrp.rules.base import Rule
@@ -49,6 +50,7 @@ __all__ = [
     "Gamma",
     "Gradient",
     "JrlrpError",
+    "JrlrpWarning",
     "LinearRule",
     "Matcher",
     "Part",
@@ -68,6 +70,7 @@ __all__ = [
     "SoftmaxTaylor",
     "TargetError",
     "Uniform",
+    "UnreachedError",
     "UnsupportedError",
     "ValuesOnly",
     "WSquare",

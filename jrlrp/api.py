@@ -1,15 +1,17 @@
 """`relevance` and its kin: the relevance transform of a function, as `jax.grad` is its derivative."""
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import Any
 
 import jax
 
-from jrlrp.composites.composite import Composite, fault
+from jrlrp.composites.composite import Composite, fault, without_effect
+from jrlrp.errors import ArgumentError
 from jrlrp.probes import as_patterns, auditing, capturing
 from jrlrp.report import Audit, Plan, make_audit, make_plan
-from jrlrp.rules.base import Rule, ratio
+from jrlrp.rules.base import Rule, brief, ratio
 from jrlrp.target import as_target, matching
 from jrlrp.transform import options, trace_function
 
@@ -32,6 +34,7 @@ def value_and_relevance(
     Returns:
       A function that returns `(value, R)`, or `((value, aux), R)` with `has_aux`; R is `(R, captured)` with `capture`.
     """
+    check_argnums("value_and_relevance", argnums)
     patterns = as_patterns(capture)
     chosen = options(
         fun, rules, argnums=argnums, target=as_target(target), has_aux=has_aux, unknown=unknown, primitives=primitives
@@ -49,6 +52,26 @@ def value_and_relevance(
         return ((passed.value, passed.aux) if has_aux else passed.value), result
 
     return explained
+
+
+def check_argnums(name: str, argnums: Any) -> None:
+    """Raise ArgumentError unless `argnums` is an int or a tuple of ints: no argument of the function itself, say.
+
+    Args:
+      name: the function that got it, which returns a function of the explained function's arguments.
+    """
+    try:
+        for number in argnums if isinstance(argnums, (tuple, list)) else (argnums,):
+            if isinstance(number, bool):
+                raise TypeError
+            operator.index(number)
+    except TypeError:
+        large = isinstance(argnums, (tuple, list, dict)) or hasattr(argnums, "shape")
+        given = brief(argnums) if large else repr(argnums)
+        raise ArgumentError(
+            f"argnums is {given}: expected an int or a tuple of ints, which arguments to explain. {name}(f) returns a "
+            f"function of f's own arguments: write {name}(f)(x)."
+        ) from None
 
 
 def _single(found: tuple[Any, ...]) -> Any:
@@ -95,15 +118,16 @@ def relevance(
       their outputs' shapes and dtypes. With `has_aux`, `(R, aux)`.
 
     Raises:
-      All of these before anything runs, when the returned function is called or traced:
+      All of these before anything runs, at once or when the returned function is called or traced:
       ArgumentError: for arguments that cannot be explained, or wrong options.
       TargetError: for a target that is not in the output, or an output that is not floating-point.
-      RuleError: for a composite that has no fitting rule for some node.
+      RuleError: for a composite that has no fitting rule for some node, or an entry that no node gets its rule from.
       UnsupportedError: for primitives that have no rule, listing all of them.
 
     Source: Bach et al. 2015, "On Pixel-Wise Explanations for Non-Linear Classifier Decisions by Layer-Wise Relevance
     Propagation"; the default rules are R-LRP's, see `relative_plus`.
     """
+    check_argnums("relevance", argnums)
     both = value_and_relevance(
         fun,
         argnums,
@@ -180,7 +204,10 @@ def plan(
     traced = trace_function(fun, args, kwargs, chosen)
     found = {} if traced.gradient else {node: chosen.composite.rule_for(node) for node in traced.graph.nodes}
     faults = {node: reason for node, rule in found.items() if (reason := fault(node, rule)) is not None}
-    return make_plan(traced.graph, found, faults, traced.unsupported)
+    rules = {node: rule for node, rule in found.items() if rule is not None}
+    reach = traced.reach(rules)
+    idle = without_effect(chosen.composite, traced.graph.nodes)
+    return make_plan(traced.graph, found, faults, traced.unsupported, str(reach) if reach.missed else "", idle)
 
 
 def audit(

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jrlrp.api import relevance
+from jrlrp.api import check_argnums, relevance
 from jrlrp.composites.presets import gradient_times_input as _gradient_times_input
 from jrlrp.errors import ArgumentError
 from jrlrp.target import as_target
@@ -32,6 +32,7 @@ def gradient(fun: Callable, argnums: int | Sequence[int] = 0, *, target: Any = "
 
     Source: Simonyan et al. 2014, "Deep inside convolutional networks".
     """
+    check_argnums("gradient", argnums)
     return _attribution(fun, argnums, target, lambda slope, x: slope(x))
 
 
@@ -43,6 +44,7 @@ def gradient_times_input(fun: Callable, argnums: int | Sequence[int] = 0, *, tar
 
     Source: Shrikumar et al. 2016, "Not just a black box".
     """
+    check_argnums("gradient_times_input", argnums)
     return relevance(fun, argnums, rules=_gradient_times_input(), target=target)
 
 
@@ -69,6 +71,7 @@ def integrated_gradients(
 
     Source: Sundararajan et al. 2017, "Axiomatic attribution for deep networks".
     """
+    check_argnums("integrated_gradients", argnums)
     _require_count("integrated_gradients", "steps", steps)
 
     def integrate(slope: Callable, x: Any) -> Any:
@@ -109,6 +112,7 @@ def smooth_grad(
 
     Source: Smilkov et al. 2017, "SmoothGrad".
     """
+    check_argnums("smooth_grad", argnums)
     _require_count("smooth_grad", "samples", samples)
     if not noise >= 0:
         raise ArgumentError(f"smooth_grad(noise={noise!r}): expected a number ≥ 0.")
@@ -158,6 +162,7 @@ def occlusion(
     """
     if isinstance(argnums, (tuple, list)):
         raise ArgumentError(f"occlusion(argnums={argnums!r}): expected an int; windows are of one array.")
+    check_argnums("occlusion", argnums)
 
     @wraps(fun)
     def occluded(*args: Any, **kwargs: Any) -> Array:

@@ -8,6 +8,10 @@ class JrlrpError(Exception):
     """Any error of jrlrp's own."""
 
 
+class JrlrpWarning(UserWarning):
+    """Something of the explanation is not what its user may think it is; `plan` says the same."""
+
+
 class ArgumentError(JrlrpError, ValueError):
     """An argument that cannot be explained, or a wrong `argnums`, `rules` or other option."""
 
@@ -18,6 +22,24 @@ class TargetError(JrlrpError, ValueError):
 
 class RuleError(JrlrpError, ValueError):
     """A rule's parameter outside its domain, or a node that no rule of the composite fits."""
+
+
+class UnreachedError(JrlrpError, ValueError):
+    """Relevance that reaches none of the explained inputs.
+
+    Attributes:
+      ends: descriptions of the places where it ends.
+    """
+
+    def __init__(self, inputs: Iterable[str], ends: Iterable[str]):
+        self.ends = tuple(ends)
+        rows = "\n".join(f"  - {end}" for end in self.ends) or "  - the output does not depend on them"
+        super().__init__(
+            f"relevance reaches none of the explained inputs, {', '.join(inputs)}; on the way from the output it ends "
+            f"here:\n{rows}\nWays out: choose rules that hand relevance on there, rules=jrlrp.attn_lrp() say; explain "
+            "what comes before, the logits of each softmax say; take the stop_gradient, the comparison or the cast to "
+            "integers out of the way."
+        )
 
 
 _LOOP = (
@@ -45,7 +67,7 @@ class UnsupportedError(JrlrpError, TypeError):
             "Ways out: rewrite the line in jax.numpy operations that have one; declare what the primitive does "
             'with jrlrp.register_kind(name, kind); cut it off with jax.lax.stop_gradient; or pass unknown="gradient" '
             "to share relevance there by gradient × input."
-            + (_LOOP if any(node.equations[-1].primitive == "while" for node in self.nodes) else "")
+            + (_LOOP if not all(getattr(node, "has_derivative", True) for node in self.nodes) else "")
             + (_COMPLEX if any(node.is_complex for node in self.nodes) else "")
         )
 

@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 
 from jrlrp.errors import ArgumentError
-from jrlrp.graph.carriers import CARRY, EMBEDDING
 from jrlrp.graph.graph import Graph
 from jrlrp.graph.layers import wide
 from jrlrp.graph.nodes import Control, Node
+from jrlrp.primitives.row import Op
 from jrlrp.rules.base import Array, Rule, bound, saturate
 from jrlrp.trace import compat
 
@@ -116,7 +116,7 @@ def auditing(graph: Graph, gradient: bool) -> dict[Node, Probe]:
 
 def _audit(node: Node, turns: tuple[int, ...], gradient: bool) -> Probe:
     # What a carrier's cotangent says is multiplied already. An embedding's table is no explained input beside its ids.
-    moves_ids, looks_up = (node.equations[-1].primitive == primitive for primitive in (CARRY, EMBEDDING))
+    moves_ids, looks_up = (node.equations[-1].op is op for op in (Op.CARRY, Op.EMBEDDING))
 
     def measure(passage: Passage) -> Array:
         received = _relevance(passage.received, passage.outputs, gradient and not moves_ids)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jrlrp.analyses.batch import Batch
 from jrlrp.errors import describe
 from jrlrp.graph.graph import Graph
 from jrlrp.graph.nodes import KINDS, Node
@@ -55,11 +56,17 @@ class Plan:
       ended: descriptions of the places where relevance ends although values go on (comparisons, argmax, casts to
         integers, stop_gradient); those that only steer an activation or shift a softmax are left out.
       coverage: equations in named nodes / all equations that relevance passes.
+      unreached: the explained inputs that relevance does not reach, and where it ends; empty if it reaches all.
+      batch: what is known of independent examples along the leading axis of the inputs.
+      without_effect: the entries of the composite that a user wrote in vain.
     """
 
     nodes: tuple[PlanNode, ...]
     unsupported: list[PlanNode]
     ended: tuple[str, ...]
+    unreached: str = ""
+    batch: str = ""
+    without_effect: tuple[str, ...] = ()
 
     @property
     def coverage(self) -> float:
@@ -76,8 +83,9 @@ class Plan:
 
     def __str__(self) -> str:
         rows = [("node", "kind", "rule", "eqns", "shape", "source"), *(_row(node) for node in self.nodes)]
-        ended = [f"relevance ends at: {place}" for place in self.ended]
-        return "\n".join([*_table(rows, "<" * 6), self.summary(), *ended])
+        notes = [f"relevance ends at: {place}" for place in self.ended]
+        notes += [f"no effect: {entry}" for entry in self.without_effect]
+        return "\n".join([*_table(rows, "<" * 6), self.summary(), *notes, *filter(None, (self.unreached, self.batch))])
 
     __repr__ = __str__
 
@@ -99,7 +107,12 @@ def _table(rows: Sequence[tuple[str, ...]], alignment: str) -> list[str]:
 
 
 def make_plan(
-    graph: Graph, rules: Mapping[Node, Rule | None], faults: Mapping[Node, str], unsupported: Sequence[Node]
+    graph: Graph,
+    rules: Mapping[Node, Rule | None],
+    faults: Mapping[Node, str],
+    unsupported: Sequence[Node],
+    unreached: str = "",
+    without_effect: Sequence[str] = (),
 ) -> Plan:
     """Return the plan of a graph with the rules chosen for it."""
     rows = {
@@ -109,11 +122,23 @@ def make_plan(
         tuple(rows.values()),
         [rows[node] for node in unsupported],
         tuple(dict.fromkeys(describe(eqn) for eqn in graph.ended)),
+        unreached,
+        _examples(graph.batch),
+        tuple(without_effect),
     )
 
 
+def _examples(batch: Batch) -> str:
+    if batch.mixed is None:
+        return "batch: examples along the leading axis stay apart" if batch.axes else ""
+    where = describe(batch.mixed)
+    if batch.lost:
+        return f"batch: taken for one example, as it is not known whether examples stay apart at {where}"
+    return f"batch: one example, as entries along the leading axis meet at {where}"
+
+
 def _plan_node(node: Node, name: str, rule: Rule | None, fault: str | None) -> PlanNode:
-    primitives = tuple(eqn.primitive for eqn in node.equations)
+    primitives = tuple(inner.primitive for eqn in node.equations for inner in eqn.flat)
     where = node.shape, node.source, primitives
     return PlanNode(name, node.path, node.kind, rule, *where, fault, node.first, node.last)
 

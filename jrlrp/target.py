@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jrlrp.errors import TargetError
-from jrlrp.rules.base import ratio
+from jrlrp.rules.base import brief, ratio
 
 _FORMS = 'expected "max", "all", a class index, an integer array of them, or a callable out -> R_out'
 
@@ -37,14 +37,26 @@ class Target:
 
     form: Any
 
-    def check(self, outputs: Sequence[Any]) -> None:
-        """Raise TargetError if the target is not in outputs of these shapes."""
+    def check(self, outputs: Sequence[Any], per_example: bool = False) -> None:
+        """Raise TargetError if the target is not in outputs of these shapes.
+
+        Args:
+          outputs: things with a `shape` and a `dtype`.
+          per_example: whether the one output's only axis is that of the examples: it has no classes to pick from.
+        """
         if callable(self.form) or (isinstance(self.form, str) and self.form == "all"):
             return
         if len(outputs) != 1:
             raise TargetError(
                 f'target={self.form!r} needs a single output array, and the function returns {len(outputs)}; use "all" '
                 "or a callable out -> R_out, or return the scores and the rest as aux with has_aux=True."
+            )
+        if per_example:
+            form = repr(self.form) if isinstance(self.form, (str, int)) else brief(self.form)
+            raise TargetError(
+                f"target={form} picks a class along the output's last axis, and the function returns one score "
+                f"for each example, an output of shape {outputs[0].shape} without an axis of classes: use "
+                'target="all" to explain each score, or return them in shape (N, 1).'
             )
         if not isinstance(self.form, str):
             self._check_index(outputs[0].shape)

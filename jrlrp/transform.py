@@ -1,6 +1,7 @@
 """From a function and its arguments to a graph and its pullback: what every public function begins with."""
 
 import operator
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,18 +11,22 @@ import jax.numpy as jnp
 
 from jrlrp.composites.composite import Composite, as_composite, choose_rules
 from jrlrp.composites.presets import relative_plus
-from jrlrp.errors import ArgumentError, UnsupportedError
-from jrlrp.graph.build import build
-from jrlrp.graph.carriers import add_carriers
+from jrlrp.analyses.reach import reached
+from jrlrp.errors import ArgumentError, JrlrpWarning, UnreachedError, UnsupportedError, describe
 from jrlrp.graph.graph import Graph
-from jrlrp.graph.kinds import declarations
-from jrlrp.graph.logits import explain_at_logits
 from jrlrp.graph.nodes import Node, Opaque
 from jrlrp.interpret import NO_PROBES, evaluate_rest, interpret, made_before
+from jrlrp.primitives.register import declarations
 from jrlrp.probes import Probe
+from jrlrp.recognition.build import build
+from jrlrp.rewrites.canonical import canonical, expanded
+from jrlrp.rewrites.carriers import add_carriers
+from jrlrp.rewrites.rewrites import PASSES
+from jrlrp.rewrites.score import explain_at_score
 from jrlrp.rules.base import Rule
 from jrlrp.target import Target, check_outputs
 from jrlrp.trace.inline import trace
+from jrlrp.trace.program import Equation, Var
 
 _UNKNOWN = ("error", "gradient")
 
@@ -78,11 +83,37 @@ class Explained:
     propagate: Callable[[Any], tuple[tuple[Any, ...], dict[Node, Any]]]
 
 
+@dataclass(frozen=True)
+class Reach:
+    """The explained inputs that relevance does not reach, whether that is all of them, and where it ends."""
+
+    missed: tuple[str, ...]
+    nothing: bool
+    ends: tuple[str, ...]
+
+    def __str__(self) -> str:
+        ends = "; ".join(self.ends) or "the output does not depend on them"
+        return f"relevance does not reach {', '.join(self.missed)} (it ends at: {ends})"
+
+
+def lost_batch_axis(eqn: Equation) -> str:
+    """Say where the batch axis was lost, and the way out."""
+    return (
+        f"it is not known whether examples stay apart at {describe(eqn)}, so all that was given is taken for one "
+        "example, and maps may depend on the batch; explain one example at a time with jax.vmap(relevance(f)), or "
+        "write that line in operations that keep the leading axis."
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class Traced:
-    """A function traced on its arguments, as a graph; `leaves` are the values of the explained ones."""
+    """A function traced on its arguments, as a graph.
+
+    `leaves` are the values of the explained ones, and `names` what they are called.
+    """
 
     graph: Graph
+    names: tuple[str, ...]
     options: Options
     leaves: list[Any]
     in_tree: Any
@@ -107,9 +138,35 @@ class Traced:
             raise UnsupportedError(self.unsupported)
         return choose_rules(self.options.composite, self.graph.nodes, self.options.unknown)
 
+    def reach(self, rules: Mapping[Node, Rule]) -> "Reach":
+        """Return which explained inputs relevance reaches under these rules."""
+        found, blocking = reached(self.graph, rules)
+        own = self.graph.explained
+        ends = [f"{describe(eqn)}" for eqn in self.graph.ended]
+        ends += [f"{node.kind} {describe(node)}: {rules[node]!r} hands nothing on to some of it" for node in blocking]
+        missed = [name for name, v in zip(self.names, own, strict=True) if v not in found]
+        return Reach(tuple(missed), len(missed) == len(own), tuple(dict.fromkeys(ends)))
+
+    def lost_batch_axis(self, rules: Mapping[Node, Rule]) -> Equation | None:
+        """Return the equation at which the batch axis was lost that one of the rules needs; None if all is well."""
+        batch = self.graph.batch
+        needs = any(rule.needs_batch_axis and not node.maps_vectors for node, rule in rules.items())
+        return batch.mixed if batch.lost and needs else None
+
+    def warn(self, rules: Mapping[Node, Rule]) -> None:
+        """Raise UnreachedError if relevance reaches nothing, and warn of what it does not reach or is not sure of."""
+        reach = self.reach(rules)
+        if reach.nothing:
+            raise UnreachedError(reach.missed, reach.ends)
+        if reach.missed:
+            warnings.warn(JrlrpWarning(f"{reach}; they get 0."), stacklevel=5)
+        if (eqn := self.lost_batch_axis(rules)) is not None:
+            warnings.warn(JrlrpWarning(lost_batch_axis(eqn)), stacklevel=5)
+
     def explain(self, probes: Mapping[Node, Probe] = NO_PROBES) -> Explained:
         """Run the function forwards so that relevance can come back; raises before anything runs."""
         graph, rules, count = self.graph, self.rules(), len(self.graph.outputs)
+        self.warn(rules)
         own, carriers = graph.program.inputs[: len(self.leaves)], graph.program.inputs[len(self.leaves) :]
         inputs = {v: jnp.asarray(leaf, v.dtype) for v, leaf in zip(own, self.leaves, strict=True)}
         ids = [v for v in own if jnp.issubdtype(v.dtype, jnp.integer)]
@@ -156,7 +213,7 @@ def trace_function(fun: Callable, args: Sequence[Any], kwargs: Mapping[str, Any]
     """
     indices = _indices(options.argnums, len(args))
     leaves, in_tree = jax.tree.flatten(tuple(args[i] for i in indices))
-    _check_leaves(tuple(args[i] for i in indices), indices)
+    names = _check_leaves(tuple(args[i] for i in indices), indices)
     trees: dict[str, Any] = {"aux": None}
 
     def flat(*leaves):
@@ -179,12 +236,16 @@ def trace_function(fun: Callable, args: Sequence[Any], kwargs: Mapping[str, Any]
     check_outputs(program.outputs[:count])
     if options.target is not None:
         options.target.check(program.outputs[:count])
-    program, outputs = explain_at_logits(program, count)
     own = program.inputs
+    program, outputs = explain_at_score(canonical(program, own, PASSES), count)
+    if gradient:  # derivatives need no more than the equations themselves
+        program = expanded(program)
     integers = [v for v in own if jnp.issubdtype(v.dtype, jnp.integer)]
     program, carriers, ids = add_carriers(program, integers, gradient)
     graph = build(program, [carriers.get(v, v) for v in own], outputs, ids)
-    return Traced(graph, options, leaves, in_tree, trees["out"], trees["aux"])
+    if options.target is not None:
+        options.target.check(graph.outputs, per_example=_is_per_example(graph, own))
+    return Traced(graph, names, options, leaves, in_tree, trees["out"], trees["aux"])
 
 
 def _parted(out: Any, has_aux: bool) -> tuple[Any, Any]:
@@ -209,8 +270,17 @@ def _indices(argnums: Any, count: int) -> tuple[int, ...]:
     return indices
 
 
-def _check_leaves(arguments: tuple[Any, ...], indices: Sequence[int]) -> None:
-    """Raise ArgumentError for a leaf of an explained argument that no relevance can be given for."""
+def _is_per_example(graph: Graph, inputs: Sequence[Var]) -> bool:
+    """Tell whether the output is one score for each example of a batch: of vectors, at least."""
+    if len(graph.outputs) != 1 or graph.outputs[0].ndim != 1 or not any(v.ndim > 1 for v in inputs):
+        return False
+    axis = graph.batch.axes.get(graph.outputs[0])
+    return axis is not None and axis.is_whole
+
+
+def _check_leaves(arguments: tuple[Any, ...], indices: Sequence[int]) -> tuple[str, ...]:
+    """Return names of the explained leaves, or raise ArgumentError for one that no relevance can be given for."""
+    names = []
     for i, argument in zip(indices, arguments, strict=True):
         for path, leaf in jax.tree_util.tree_leaves_with_path(argument):
             name = f"argument {i}{jax.tree_util.keystr(path)}"
@@ -225,6 +295,8 @@ def _check_leaves(arguments: tuple[Any, ...], indices: Sequence[int]) -> None:
                     f"{name} has dtype {dtype}; relevance is for real floating-point inputs and integer ids. Leave the "
                     "argument out of argnums, or close over it."
                 )
+            names.append(name)
+    return tuple(names)
 
 
 def _dtype(leaf: Any) -> Any:

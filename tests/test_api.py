@@ -11,6 +11,7 @@ import pytest
 
 import jrlrp
 from jrlrp import Composite, match
+from jrlrp.target import as_target
 
 RNG = np.random.default_rng(0)
 W, V, B = RNG.normal(size=(5, 6)), RNG.normal(size=(6, 4)), RNG.normal(size=6)
@@ -403,7 +404,7 @@ def loud(x):
         (lambda f: match(path=1), jrlrp.ArgumentError, "expected str"),
         (lambda f: match(first=1), jrlrp.ArgumentError, "expected bool"),
         (lambda f: Composite(match("conv"), jrlrp.Zero()), jrlrp.ArgumentError, "expected a list of pairs"),
-        (lambda f: jrlrp.register_kind(3, "curve"), jrlrp.ArgumentError, "a JAX primitive or its name"),
+        (lambda f: jrlrp.register_kind(3, "activation"), jrlrp.ArgumentError, "a JAX primitive or its name"),
         (lambda f: Composite([jrlrp.Zero()]), jrlrp.ArgumentError, r"expected a pair \(match"),
         (lambda f: Composite([], base=jrlrp.Zero()), jrlrp.ArgumentError, "expected a composite"),
         (lambda f: match("convolution"), jrlrp.ArgumentError, "expected one of conv, dense"),
@@ -413,6 +414,53 @@ def loud(x):
 def test_bad_input_is_an_error_before_anything_runs(call, error, message):
     with pytest.raises(error, match=message):
         call(loud)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "given"),
+    [
+        (X, r"an array of shape \(3, 5\)"),
+        (jnp.asarray(X), r"an array of shape \(3, 5\)"),
+        (np.asarray([1, 2]), r"an array of shape \(2,\)"),
+        (jnp.float32(1.0), r"an array of shape \(\)"),
+        ({"a": X}, "a dict"),
+        ((X, X), "a tuple"),
+        ([1.0, 2.0], "a list"),
+        (1.0, r"1\.0"),
+        (True, "True"),
+        (None, "None"),
+    ],
+)
+def test_an_argument_in_place_of_argnums_says_what_to_write(wrong, given):
+    for explain in (
+        jrlrp.relevance,
+        jrlrp.value_and_relevance,
+        jrlrp.baselines.gradient,
+        jrlrp.baselines.gradient_times_input,
+        jrlrp.baselines.integrated_gradients,
+        jrlrp.baselines.smooth_grad,
+    ):
+        name = explain.__name__
+        with pytest.raises(jrlrp.ArgumentError, match=rf"argnums is {given}: .* write {name}\(f\)\(x\)") as caught:
+            explain(loud, wrong)
+        assert len(str(caught.value)) < 300
+    if not isinstance(wrong, (tuple, list)):
+        with pytest.raises(jrlrp.ArgumentError, match=r"write occlusion\(f\)\(x\)"):
+            jrlrp.baselines.occlusion(loud, wrong, window=1)
+
+
+def test_one_score_for_each_example_is_explained_whole():
+    score = jax.ShapeDtypeStruct((3,), jnp.float32)
+    for target in ("max", 0, -1, np.int64(2), jnp.asarray(1)):
+        as_target(target).check([score])
+        with pytest.raises(jrlrp.TargetError, match=r'one score for each example, .* \(3,\) .* target="all"'):
+            as_target(target).check([score], per_example=True)
+    for target in ("all", lambda out: out):
+        as_target(target).check([score], per_example=True)
+
+
+def test_warnings_are_the_librarys_own():
+    assert issubclass(jrlrp.JrlrpWarning, UserWarning) and "JrlrpWarning" in jrlrp.__all__
 
 
 def test_a_callable_target_has_to_return_relevance():
@@ -425,7 +473,7 @@ def test_a_callable_target_has_to_return_relevance():
 
 
 def test_a_registered_primitive_has_a_kind():
-    from jrlrp.graph import kinds
+    from jrlrp.primitives import register
 
     f = lambda x: jax.lax.linalg.cholesky(x)[..., 0]
     x = jnp.eye(3) + 0.1
@@ -435,7 +483,7 @@ def test_a_registered_primitive_has_a_kind():
         assert not jrlrp.plan(f, x).unsupported
         assert np.isfinite(jrlrp.relevance(f)(x)).all()
     finally:
-        kinds._REGISTERED.clear()
+        register._REGISTERED.clear()
 
 
 def test_measures_and_pictures_are_imported_when_asked_for():

@@ -94,7 +94,7 @@ def test_vmap_over_targets(rules):
 )
 def test_vmap_and_grad_over_rule_parameters(make):
     values = jnp.asarray([0.05, 0.5])
-    f = lambda e: jrlrp.relevance(net, rules=make(e))(X)
+    f = lambda e: jrlrp.relevance(lambda x: net(x) + net(x[:, ::-1]), rules=make(e))(X)
     for e, r in zip(values, jax.jit(jax.vmap(f))(values), strict=True):
         np.testing.assert_allclose(r, f(float(e)), rtol=1e-9, atol=1e-12)
     size = lambda e: (f(e) ** 2).sum()

@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import Mesh, PartitionSpec
 
 import jrlrp
-from jrlrp.graph import kinds
+from jrlrp.primitives import register
 
 RNG = np.random.default_rng(0)
 T, D, H = 5, 3, 4

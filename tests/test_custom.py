@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jrlrp
-from jrlrp.graph import kinds
+from jrlrp.primitives import register
 
 RNG = np.random.default_rng(0)
 W = RNG.normal(size=(4, 4))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import jrlrp
-from jrlrp.graph import kinds
+from jrlrp.primitives import register
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)

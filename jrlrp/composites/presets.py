@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from jrlrp.composites.composite import Composite, classical, match
+from jrlrp.composites.composite import Composite, as_optional, classical
+from jrlrp.composites.matcher import Matcher, match
 from jrlrp.errors import RuleError
 from jrlrp.rules.alphabeta import AlphaBeta, ZPlus
 from jrlrp.rules.base import Rule
@@ -33,9 +34,9 @@ def relative(skip: str = "absolute") -> Composite:
     if not isinstance(skip, str) or skip not in _SKIPS:
         raise RuleError(f"skip={skip!r}: expected one of {', '.join(map(repr, _SKIPS))}.")
     rule = Relative()
-    return Composite(
+    return _preset(
         [
-            (match(("conv", "dense", "linear", "average_pool")), rule),
+            (match(("conv", "dense", "linear", "fixed", "average_pool")), rule),
             (match(("normalisation", "scale")), Pass()),
             (match("sum"), _SKIPS[skip]),
             (match("product"), SignalTakesAll(rule)),
@@ -57,7 +58,7 @@ def relative_plus(skip: str = "absolute") -> Composite:
 
     Source: ours, see `RelativePlus`; ε-plus by R-LRP's means.
     """
-    return Composite([(match("conv", last=False), RelativePlus())], base=relative(skip))
+    return _preset([(match("conv", last=False), RelativePlus())], base=relative(skip))
 
 
 def epsilon(epsilon: Any = 1e-6) -> Composite:
@@ -71,7 +72,7 @@ def epsilon(epsilon: Any = 1e-6) -> Composite:
 
     Source: Bach et al. 2015.
     """
-    return Composite([*classical(), (match("affine"), Epsilon(epsilon))])
+    return _preset([*classical(), (match("affine"), Epsilon(epsilon))])
 
 
 def epsilon_plus(epsilon: Any = 1e-6) -> Composite:
@@ -187,7 +188,7 @@ def attn_lrp(epsilon: Any = 1e-6) -> Composite:
     """
     rule = Epsilon(epsilon)
     entries = [(match(("affine", "normalisation")), rule), (match("product"), Uniform(rule))]
-    return Composite([*classical(), *entries])
+    return _preset([*classical(), *entries])
 
 
 def cp_lrp(epsilon: Any = 1e-6) -> Composite:
@@ -202,7 +203,7 @@ def cp_lrp(epsilon: Any = 1e-6) -> Composite:
     Source: Ali et al. 2022, "XAI for Transformers: Better Explanations through Conservative Propagation".
     """
     rule = Epsilon(epsilon)
-    return Composite(
+    return _preset(
         [
             *classical(),
             (match(("affine", "normalisation")), rule),
@@ -229,4 +230,9 @@ def _layered(conv: Rule, dense: Rule, first: Rule | None = None) -> Composite:
     entries = [*classical(), (match("dense"), dense), (match("conv"), conv)]
     if first is not None:
         entries += [(match(("conv", "dense"), first=True), first), (match("scale", first=True), Pass())]
-    return Composite(entries)
+    return _preset(entries)
+
+
+def _preset(entries: list[tuple[Matcher, Rule]], base: Composite | None = None) -> Composite:
+    """Return a composite for networks that need not have a node for each of its entries."""
+    return Composite(as_optional(entries), base=base)

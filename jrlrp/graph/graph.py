@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from jrlrp.graph.activity import Flow
-from jrlrp.graph.carriers import CARRY, EMBEDDING
+from jrlrp.analyses.activity import Flow
+from jrlrp.analyses.batch import Batch
 from jrlrp.graph.nodes import Control, Node
+from jrlrp.primitives.row import Op
 from jrlrp.trace.program import Equation, Program, Var
 
 
@@ -20,6 +21,7 @@ class Graph:
       rest: the plain equations that only other outputs (or effects) of the function need, in order.
       explained, outputs: the variables at which relevance ends and begins.
       ended: the equations at which relevance ends, but for those that only steer an activation or shift a softmax.
+      batch: where the independent examples are.
 
     The body of control flow is a graph of its own; it has no `rest`.
     """
@@ -30,6 +32,7 @@ class Graph:
     explained: tuple[Var, ...]
     outputs: tuple[Var, ...]
     ended: tuple[Equation, ...]
+    batch: Batch = field(default=Batch({}), repr=False)
 
     @cached_property
     def turns(self) -> dict[Node, tuple[int, ...]]:
@@ -119,7 +122,7 @@ def ended(flow: Flow, nodes: Iterable[Node]) -> tuple[Equation, ...]:
     steered = [
         node
         for node in nodes
-        if node.kind in ("activation", "softmax") or node.equations[-1].primitive in (CARRY, EMBEDDING)
+        if node.kind in ("activation", "softmax", "log_sum_exp", "normalisation") or node.equations[-1].op in (Op.CARRY, Op.EMBEDDING)
     ]
     matter = {v for node in nodes if node not in steered for v in node.constants} | set(flow.outputs)
     for eqn in reversed(flow.live):  # what the others make of the values matters as they do

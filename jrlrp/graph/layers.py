@@ -10,9 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jrlrp.graph.nodes import Affine, Choice, Custom, Node, Normalisation, Product, Softmax, Step, Sum
-from jrlrp.graph.spelling import DepthwiseConv
-from jrlrp.trace.program import Equation, Literal, Var, evaluated, read
+from jrlrp.graph.nodes import Affine, Choice, Custom, LogSumExp, Node, Normalisation, Product, Softmax, Step, Sum
+from jrlrp.primitives.row import Op
+from jrlrp.rewrites.fast import DepthwiseConv
+from jrlrp.trace.groups import Axes
+from jrlrp.trace.program import Equation, Literal, Region, Var, evaluated, read
 
 Array = Any
 
@@ -26,13 +28,13 @@ class Layer:
     """A node with the values of its constants.
 
     Attributes:
-      ranges: the interval that each input is known to lie in.
+      intervals: the interval that each input is known to lie in.
       input_axes, output_axis: where the independent examples are, which rules that look at a whole example need.
     """
 
     def __init__(self, node: Node, constants: Sequence[Array]):
         self._node, self._constants = node, tuple(constants)
-        self.ranges = node.ranges
+        self.intervals = node.intervals
         self.input_axes, self.output_axis = node.input_axes, node.output_axis
 
     def run(self, *inputs: Array) -> tuple[Array, ...]:
@@ -219,9 +221,9 @@ def _places(core: Equation, operand: int) -> tuple[list[int], list[int]] | None:
     convolution maps the whole image.
     """
     v = core.inputs[operand]
-    if core.primitive == "reduce_sum":
+    if core.op is Op.SUM:
         return [d for d in range(v.ndim) if d not in core.params["axes"]], list(range(core.output.ndim))
-    if core.primitive != "dot_general":
+    if core.op is not Op.DOT:
         return None
     contracting, batch = (dims[operand] for dims in core.params["dimension_numbers"])
     free = [d for d in range(v.ndim) if d not in (*contracting, *batch)]
@@ -243,7 +245,9 @@ class NormalisationLayer(Layer):
         """All values inside, the statistics among them."""
         node, values = self._node, dict(zip(self._node.constants, self._constants, strict=True))
         values[node.inputs[0]] = self._x.astype(node.inputs[0].dtype)
-        return evaluated(node.equations, values)
+        region, *after = node.equations
+        assert isinstance(region, Region)
+        return evaluated([*region.equations, *after], values)
 
     def _with_statistics_held(self, x: Array) -> Array:
         node: Normalisation = self._node  # type: ignore[assignment]
@@ -313,10 +317,10 @@ class ChoiceLayer(Layer):
     def window_sums(self, *inputs: Array) -> Array:
         """Return the sums of what the maxima are taken of."""
         (eqn,) = self._node.equations
-        if eqn.primitive == "max":
+        if eqn.op is Op.MAX:
             return sum(inputs)
         (x,) = inputs
-        if eqn.primitive == "reduce_max":
+        if eqn.op is Op.MAXIMUM:
             return jnp.sum(x, axis=eqn.params["axes"])
         names = ("window_dimensions", "window_strides", "padding", "base_dilation", "window_dilation")
         zero = np.zeros((), x.dtype)  # known, so that JAX sees a sum
@@ -346,7 +350,7 @@ class ProductLayer(Layer):
             equations=(core,),
             inputs=(v,),
             outputs=core.outputs,
-            ranges=(self.ranges[k],),
+            intervals=(self.intervals[k],),
             input_axes=(self.input_axes[k],),
             output_axis=self.output_axis,
             core=core,
@@ -377,11 +381,33 @@ class CustomLayer(Layer):
 
 
 class SoftmaxLayer(Layer):
-    """A softmax over the dimensions `dims`."""
+    """A softmax, or a log Σ exp, over groups of entries."""
 
-    def __init__(self, node: Softmax, constants: Sequence[Array]):
+    def __init__(self, node: Softmax | LogSumExp, constants: Sequence[Array]):
         super().__init__(node, constants)
-        self.dims = tuple(sorted(node.dims))
+        self._group = node.group
+
+    def total(self, r: Array) -> Array:
+        """Return for each entry the sum of `r` over its group."""
+        if isinstance(self._group, Axes):
+            return jnp.sum(r, axis=tuple(sorted(self._group.dims)), keepdims=True)
+        assert self._group is not None
+        index = self.value(self._group.index).reshape(-1)
+        return jax.ops.segment_sum(r, index, self._group.count)[index]
+
+    def weights(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
+        """Return the softmax weights of the inputs: the shares of a log Σ exp."""
+        if self._group is None:
+            return tuple(jax.nn.softmax(jnp.stack(inputs), axis=0))
+        assert isinstance(self._group, Axes)
+        return (jax.nn.softmax(inputs[0], axis=tuple(sorted(self._group.dims))),)
+
+    def spread(self, r: Array) -> Array:
+        """Return what is one for each group as one for each entry."""
+        if self._group is None:
+            return r
+        (x,) = self._node.inputs
+        return r.reshape([1 if d in self._group.dims else n for d, n in enumerate(x.shape)])
 
 
 def layer_of(node: Node, inputs: Sequence[Array], constants: Sequence[Array], relevances: Sequence[Array]) -> Layer:
@@ -398,6 +424,6 @@ def layer_of(node: Node, inputs: Sequence[Array], constants: Sequence[Array], re
         return ProductLayer(node, constants)
     if isinstance(node, Custom):
         return CustomLayer(node, constants)
-    if isinstance(node, Softmax):
+    if isinstance(node, (Softmax, LogSumExp)):
         return SoftmaxLayer(node, constants)
     return Layer(node, constants)

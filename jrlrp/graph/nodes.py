@@ -7,9 +7,10 @@ from typing import Any, ClassVar
 
 import jax.numpy as jnp
 
-from jrlrp.graph.axes import Axis
-from jrlrp.graph.ranges import UNKNOWN, Range
+from jrlrp.primitives.intervals import UNKNOWN, Interval
+from jrlrp.primitives.row import Axis, Op
 from jrlrp.trace.control import ControlFlow
+from jrlrp.trace.groups import Group
 from jrlrp.trace.program import Equation, Literal, Var, evaluated
 
 # Kinds of node, and the groups that a matcher may name for short.
@@ -17,8 +18,8 @@ AFFINE = ("conv", "dense", "linear", "scale")
 MIXING = ("conv", "dense", "linear")
 POOL = ("average_pool", "max_pool")
 KINDS = tuple(
-    """conv dense linear scale average_pool max_pool normalisation activation factor sum product softmax movement
-    embedding custom scan cond remat shard_map opaque""".split()
+    """conv dense linear fixed scale average_pool max_pool normalisation activation factor sum product softmax
+    log_sum_exp movement embedding custom scan cond remat shard_map opaque""".split()
 )
 CONTROL = ("scan", "cond", "remat", "shard_map")
 GROUPS = {"affine": AFFINE, "pool": POOL}
@@ -33,8 +34,9 @@ class Node:
       equations: in order; the last one makes the output.
       inputs: the variables that relevance is handed to; `constants`: the others that the equations read.
       outputs: the variables that relevance comes from.
-      ranges: the interval each input lies in.
-      input_axes, output_axis: the axis of independent examples of each, None if the whole array is one example.
+      name: a name of its own, as `plan` prints it; empty for movements.
+      intervals: the interval each input lies in.
+      input_axes, output_axis: the batch axis of each, None if the whole array is one example.
       first, last: no conv, dense or other mixing affine layer lies before (after) the node on any path.
     """
 
@@ -42,7 +44,8 @@ class Node:
     equations: tuple[Equation, ...]
     inputs: tuple[Var, ...]
     outputs: tuple[Var, ...]
-    ranges: tuple[Range, ...] = (UNKNOWN,)
+    name: str = ""
+    intervals: tuple[Interval, ...] = (UNKNOWN,)
     input_axes: tuple[Axis | None, ...] = (None,)
     output_axis: Axis | None = None
     first: bool = False
@@ -77,6 +80,11 @@ class Node:
     @property
     def source(self) -> str:
         return self.anchor.source
+
+    @property
+    def maps_vectors(self) -> bool:
+        """Whether it maps the vectors along some of its input's axes one by one, all alike."""
+        return False
 
     def run(self, inputs: Sequence[Any], constants: Sequence[Any]) -> tuple[Any, ...]:
         """Evaluate the node as the user's program does."""
@@ -116,7 +124,7 @@ class Choice(Node):
     def sums_windows(self) -> bool:
         """Whether it takes the largest value of a window, of axes or of its inputs, which could be summed instead."""
         (eqn,) = self.equations
-        return eqn.primitive in ("reduce_max", "reduce_window_max", "max") and eqn.inputs == self.inputs
+        return eqn.op in (Op.MAXIMUM, Op.WINDOW_MAXIMUM, Op.MAX) and eqn.inputs == self.inputs
 
 
 class Activation(Node):
@@ -136,7 +144,7 @@ class Opaque(Node):
     @property
     def has_derivative(self) -> bool:
         """Whether gradient × input could stand in: JAX has no way back through a loop of unknown length."""
-        return self.anchor.primitive != "while"
+        return self.anchor.op is not Op.WHILE
 
     @property
     def is_complex(self) -> bool:
@@ -146,9 +154,16 @@ class Opaque(Node):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Softmax(Node):
-    """exp / sum(exp) over the dimensions `dims` of its one input."""
+    """exp / Σ exp over groups of entries of its one input: along axes, or in segments."""
 
-    dims: frozenset[int]
+    group: Group
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LogSumExp(Node):
+    """log Σ exp over a group of entries of its one input, or of its two inputs (`group` None)."""
+
+    group: Group | None
 
 
 @dataclass(frozen=True)
@@ -189,6 +204,10 @@ class Affine(Node):
     @property
     def anchor(self) -> Equation:
         return self.core or self.equations[0]  # what follows may be another module's bias or batch norm
+
+    @property
+    def maps_vectors(self) -> bool:
+        return self.core is not None and self.core.op in (Op.DOT, Op.SUM)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

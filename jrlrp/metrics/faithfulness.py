@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jrlrp.errors import ArgumentError
-from jrlrp.metrics.batches import batch_rows, compiled, in_batches
+from jrlrp.metrics.batches import batch_rows, compiled, examples, in_batches, require, require_function
 from jrlrp.metrics.features import Features, fill
 
 Array = Any
@@ -26,10 +26,12 @@ class Curve:
     Attributes:
       levels: fractions of the features, of shape (levels,).
       values: the scores, of shape (examples, levels, ...).
+      keep: whether the levels are of features kept: the whole input is at 1 then, not at 0.
     """
 
     levels: np.ndarray
     values: np.ndarray
+    keep: bool = False
 
     @property
     def mean(self) -> np.ndarray:
@@ -53,24 +55,32 @@ class Curve:
 
         AOPC = 1/(L+1) Σ_{k=0..L} (f(x⁽⁰⁾) − f(x⁽ᵏ⁾))   (Samek et al. 2017, eq. 12)
 
+        Of features kept too it is the mean fall from the whole input, which their last level is: f(x) − f(x kept).
+
         Raises:
-          ArgumentError: unless the first level is 0, where nothing is replaced.
+          ArgumentError: unless the whole input is among the levels: as the first, 0, or of features kept the last, 1.
         """
-        if self.levels[0] != 0:
+        if self.keep and self.levels[-1] != 1:
+            raise ArgumentError(
+                f"AOPC of features kept needs the whole input: expected 1 as the last level, not {self.levels}."
+            )
+        if not self.keep and self.levels[0] != 0:
             raise ArgumentError(f"AOPC begins with the whole input: expected 0 as the first level, not {self.levels}.")
-        return (self.values[:, :1] - self.values).mean(1)
+        whole = self.values[:, -1:] if self.keep else self.values[:, :1]
+        return (whole - self.values).mean(1)
 
 
 def abpc(most: Curve, least: Curve) -> np.ndarray:
     """Return, for each example, the area between the curves of least and of most relevant features first.
 
-    ABPC = 1/(L+1) Σ_k (f(x perturbed, least first) − f(x perturbed, most first)); larger is better.
+    ABPC = 1/(L+1) Σ_k (f(x perturbed, least first) − f(x perturbed, most first)); larger is better. Of features kept it
+    is the other way round: to keep the most relevant is to replace the least relevant.
 
     Args:
       most, least: curves of the same examples at the same levels, with `order="most"` and `order="least"`.
 
     Raises:
-      ArgumentError: for curves of other levels or shapes.
+      ArgumentError: for curves of other levels or shapes, or one of features kept beside one of features replaced.
 
     Source: Schulz et al. 2020, "Restricting the flow"; Achtibat et al. 2024 (ABPC).
     """
@@ -79,7 +89,9 @@ def abpc(most: Curve, least: Curve) -> np.ndarray:
             f"abpc: expected curves of the same levels and examples, got {most.values.shape} at {most.levels} and "
             f"{least.values.shape} at {least.levels}."
         )
-    return (least.values - most.values).mean(1)
+    if most.keep != least.keep:
+        raise ArgumentError("abpc: expected two curves of features replaced, or two of features kept, not one of each.")
+    return (-1 if most.keep else 1) * (least.values - most.values).mean(1)
 
 
 def perturbation(
@@ -92,6 +104,7 @@ def perturbation(
     keep: bool = False,
     absolute: bool = False,
     replace: Any = "zero",
+    channels: int | None = None,
     region: int = 1,
     target: Any = None,
     score: Any = "probability",
@@ -116,8 +129,11 @@ def perturbation(
       keep: whether the first features are kept and all others replaced.
       absolute: whether to rank by |relevance|.
       replace: what features become: "zero"; a number or an array that broadcasts to `x` (a mask's id, say); "mean", of
-        each example and channel; "blur", a Gaussian of a tenth of the sides; "noise", uniform within each example's
-        range.
+        each example and channel; "blur", a Gaussian of a tenth of the sides, of each channel; "noise", uniform within
+        each example's range.
+      channels: the axis of `x` along which "mean" and "blur" keep apart what they mix otherwise; None for the axes that
+        relevance has none for, or, where it has one for each of three or more axes of an example, the last one (NHWC);
+        the first (NCHW) if that has two to four entries, and fewer than the last.
       region: features are ranked and replaced in squares of this side, by their sum; in windows along every axis that
         relevance has, so sum over channels first.
       target: the class of each example, of shape (N,), or one for all (negative ones count from the end); None for what
@@ -137,12 +153,15 @@ def perturbation(
     Source: Bach et al. 2015; Samek et al. 2017, "Evaluating the visualization of what a deep neural network has
     learned"; Petsiuk et al. 2018.
     """
+    require_function(model)
+    for name, value, kind in (("keep", keep, bool), ("absolute", absolute, bool), ("seed", seed, int)):
+        require(name, value, kind)
     fractions = _checked_levels(levels)
     if order not in ORDERS:
         raise ArgumentError(f"order={order!r}: expected one of {', '.join(map(repr, ORDERS))}.")
     if not (callable(score) or score in SCORES):
         raise ArgumentError(f"score={score!r}: expected one of {', '.join(map(repr, SCORES))}, or a function.")
-    x = jnp.asarray(x)
+    x = examples(x)
     if target is not None and not _fits(target, len(x)):
         raise ArgumentError(f"target={target!r}: expected a class, or one for each of {len(x)} examples.")
     size = batch_rows(batch_size, len(x) * len(fractions))
@@ -150,7 +169,7 @@ def perturbation(
         _check_scores(model, x, score, target, size)
     features = Features.of(x, relevance, region)
     ranks = features.ranks(jnp.asarray(relevance), order == "most", absolute)
-    other = fill(x, replace, features.dims, seed)
+    other = fill(x, replace, features.mixed(channels), seed)
     targets = _targets(model, x, target, batch_size)
     counts = jnp.asarray(np.rint(fractions * features.count), jnp.int32)
 
@@ -161,11 +180,14 @@ def perturbation(
         size,
         progress and "perturbing",
     )
-    return Curve(fractions, values.reshape(len(x), len(fractions), *values.shape[1:]))
+    return Curve(fractions, values.reshape(len(x), len(fractions), *values.shape[1:]), bool(keep))
 
 
 def _checked_levels(levels: Sequence[float]) -> np.ndarray:
-    found = np.asarray(levels, float)
+    try:
+        found = np.asarray(levels, float)
+    except (TypeError, ValueError):
+        found = np.zeros(0)
     if found.ndim != 1 or not found.size or (np.diff(found) <= 0).any() or not (0 <= found[0] <= found[-1] <= 1):
         raise ArgumentError(f"levels={levels!r}: expected fractions between 0 and 1, ascending.")
     return found
@@ -178,7 +200,10 @@ def _fits(target: Any, count: int) -> bool:
 
 def _check_scores(model: Callable, x: Array, score: str, target: Any, rows: int) -> None:
     """Refuse models and targets that have no such score, before anything runs."""
-    shape = jax.eval_shape(lambda x: model(x), jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype)).shape
+    out = jax.eval_shape(lambda x: model(x), jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype))
+    shape = getattr(out, "shape", type(out).__name__)
+    if isinstance(shape, str):
+        raise ArgumentError(f"the model returns a {shape}: expected one array, or pass a function as the score.")
     if not 1 <= len(shape) <= 2 or shape[0] != rows:
         raise ArgumentError(
             f"the model takes {rows} examples to an output of shape {shape}: expected ({rows}, classes) or ({rows},); "
@@ -223,7 +248,10 @@ def _score(
     out = model(jnp.where(first != keep, other[of], x[of]))
     target = targets[of]
     if callable(score):
-        return _counted(score(out, target))
+        found = _counted(score(out, target))
+        if found.shape[:1] != index.shape:
+            raise ArgumentError(f"the score of {len(index)} examples has shape {found.shape}: expected (N, ...).")
+        return found
     out = _counted(out)
     if out.ndim == 1:
         return out

@@ -38,6 +38,9 @@ class Features:
                 f"relevance of shape {given} for examples of shape {expected}: expected the same shape, its leading "
                 "axes, or axes of size 1 where features are whole."
             )
+        kind = relevance.dtype if hasattr(relevance, "dtype") else np.asarray(relevance).dtype
+        if not any(jnp.issubdtype(kind, real) for real in (jnp.floating, jnp.integer, jnp.bool_)):
+            raise ArgumentError(f"relevance of dtype {kind}, which has no order: expected real numbers.")
         if isinstance(region, bool) or not isinstance(region, int) or region < 1:
             raise ArgumentError(f"region={region!r}: expected an int ≥ 1.")
         return cls(expected[1:], tuple(d for d, n in enumerate(given[1:]) if n > 1), region)
@@ -50,6 +53,28 @@ class Features:
     @property
     def count(self) -> int:
         return math.prod(self.blocks)
+
+    def mixed(self, channels: int | None) -> tuple[int, ...]:
+        """Return along which dimensions a mean or a blur is taken: those of features, but for that of channels.
+
+        Args:
+          channels: the examples' axis of channels; None to find it where relevance has an axis for each, see
+            `perturbation`.
+        """
+        own = range(len(self.shape))
+        if channels is None:
+            if len(own) < 3 or len(self.dims) < len(own):  # there is none, or relevance has no axis for it
+                return self.dims
+            channel = 0 if 2 <= self.shape[0] <= 4 and self.shape[0] < self.shape[-1] else own[-1]
+        else:
+            known = isinstance(channels, (int, np.integer)) and not isinstance(channels, bool)
+            if not known or channels == 0 or not -len(own) <= channels <= len(own) or len(own) < 2:
+                raise ArgumentError(
+                    f"channels={channels!r}: expected an axis of the examples, not the first, beside which there are "
+                    f"others to take a mean over; one example has shape {self.shape}."
+                )
+            channel = channels - 1 if channels > 0 else channels + len(own)
+        return tuple(d for d in self.dims if d != channel) or tuple(d for d in own if d != channel)
 
     def ranks(self, relevance: Array, most: bool, absolute: bool) -> Array:
         """Return, in a shape that broadcasts against the examples', the rank of each feature's region from 0 on."""

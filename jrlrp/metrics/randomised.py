@@ -1,7 +1,7 @@
 """Whether maps depend on what the model has learnt: they should change when its parameters are drawn anew."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,6 +70,10 @@ def randomisation(
     if mode not in MODES:
         raise ArgumentError(f"mode={mode!r}: expected one of {', '.join(map(repr, MODES))}.")
     paths = [path for path, _ in _named(parameters)]
+    if not (layers is None or (isinstance(layers, Iterable) and not isinstance(layers, str))):
+        raise ArgumentError(f"layers={layers!r}: expected a list of prefixes of the parameters' paths, or None.")
+    if not paths:
+        raise ArgumentError("there are no parameters to draw anew; pass the model's.")
     layers = tuple(_modules(paths) if layers is None else layers)
     for layer in layers:
         if not any(_within(path, layer) for path in paths):

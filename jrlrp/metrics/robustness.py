@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jrlrp.errors import ArgumentError
-from jrlrp.metrics.batches import batch_rows, compiled, in_batches
+from jrlrp.metrics.batches import batch_rows, compiled, examples, in_batches, require
 from jrlrp.metrics.maps import scaled
+from jrlrp.rules.base import is_number
 
 Array = Any
 
@@ -81,12 +82,13 @@ def sensitivity(
     Source: Yeh et al. 2019, "On the (in)fidelity and sensitivity of explanations"; Alvarez-Melis & Jaakkola 2018,
     "On the robustness of interpretability methods".
     """
-    x = jnp.asarray(x)
+    x = examples(x)
+    require("seed", seed, int)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise ArgumentError(
             f"examples of dtype {x.dtype} cannot be disturbed a little; expected floating-point numbers."
         )
-    if not (0 < radius < math.inf and isinstance(samples, int) and samples >= 1):
+    if not (is_number(radius) and 0 < radius < math.inf and type(samples) is int and samples >= 1):
         raise ArgumentError(f"radius={radius!r}, samples={samples!r}: expected a radius > 0 and at least one sample.")
     beside = () if target is None else (jnp.asarray(target),)
     if any(array.shape[:1] != x.shape[:1] for array in beside):

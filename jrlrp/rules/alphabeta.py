@@ -44,7 +44,7 @@ class AlphaBeta(WeightRule):
         self.require(lambda a, b: abs(a + b - 1) <= 1e-5, "alpha + beta = 1", "alpha", "beta")
 
     def portions(self, layer: Any, x: Array, output: Array) -> Iterable[Portion]:
-        halves = _halves(x, layer.ranges[0])
+        halves = _halves(x, layer.intervals[0])
         for sign, factor in ((1, self.alpha), (-1, self.beta)):
             if isinstance(factor, (int, float)) and factor == 0:
                 continue

@@ -1,7 +1,8 @@
 """What a rule is, the stabiliser, and the bounds that keep every rule finite."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, ClassVar
 
 import jax
@@ -22,15 +23,35 @@ class Rule:
     or a traced value is as good as a number.
 
     Attributes:
-      kinds: the kinds of node that the rule can serve.
+      kinds: the kinds of node that the rule can serve; a subclass may write any iterable of them.
       native: JAX's own derivative of the node is the rule.
+
+    Raises:
+      RuleError: for parameters that a subclass has no fields for.
     """
 
     kinds: ClassVar[frozenset[str]] = frozenset()
     native: ClassVar[bool] = False
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        kinds: Any = vars(cls).get("kinds")
+        if isinstance(kinds, (str, Iterable)):
+            cls.kinds = frozenset((kinds,) if isinstance(kinds, str) else kinds)
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        if (args or kwargs) and not {"__dataclass_fields__", "__init__"}.intersection(vars(cls)):
+            try:
+                inspect.signature(cls.__init__).bind(None, *args, **kwargs)
+            except TypeError as error:
+                raise RuleError(
+                    f"{cls.__name__}: {error}; a rule is a dataclass, whose parameters are its fields: write "
+                    f"@dataclass(frozen=True, repr=False) above class {cls.__name__}."
+                ) from None
+        return super().__new__(cls)
+
     def __call__(self, layer: Any, inputs: Sequence[Array], output: Array, relevance: Array) -> tuple[Array, ...]:
-        raise TypeError(f"{type(self).__name__} defines no __call__(layer, inputs, output, relevance).")
+        raise RuleError(f"{type(self).__name__} defines no __call__(layer, inputs, output, relevance).")
 
     def absorbed(self, layer: Any, inputs: Sequence[Array], output: Array, relevance: Array) -> dict[str, Array]:
         """Return how much relevance the node's "bias" and the "stabilizer" keep, as far as the rule can tell.
@@ -38,6 +59,16 @@ class Rule:
         And, as "saturated", how many ratios of relevance to a value are at their bound.
         """
         return {}
+
+    def passes(self, node: Any) -> Sequence[bool]:
+        """Say of each input of a node whether the rule hands anything on to it."""
+        return (True,) * len(node.inputs)
+
+    @property
+    def needs_batch_axis(self) -> bool:
+        """Whether what one example gets depends on which entries are the same example's."""
+        nested = (getattr(self, f.name) for f in fields(self)) if is_dataclass(self) else ()
+        return any(rule.needs_batch_axis for rule in nested if isinstance(rule, Rule))
 
     def unfit(self, node: Any) -> str | None:
         """Say why the rule cannot serve a node of one of its kinds; None if it can."""
@@ -58,15 +89,15 @@ class Rule:
 
         They have to reach the rule as operands: a rule that closed over them would not work under vmap and scan.
         """
-        arrays = {f.name: getattr(self, f.name) for f in fields(self)}
-        arrays = {k: v for k, v in arrays.items() if isinstance(v, (jax.Array, np.ndarray))}
-        nested = {f.name: getattr(self, f.name) for f in fields(self) if isinstance(getattr(self, f.name), Rule)}
+        # What a subclass that is no dataclass keeps is no field.
+        own = {**vars(self), **{f.name: getattr(self, f.name) for f in fields(self)}}
+        arrays = {k: v for k, v in own.items() if isinstance(v, (jax.Array, np.ndarray))}
+        nested = {k: v for k, v in own.items() if isinstance(v, Rule)}
         splits = {k: rule.split() for k, rule in nested.items()}
         arrays.update({f"{k}.{name}": v for k, (inner, _) in splits.items() for name, v in inner.items()})
 
         def put_back(values: dict[str, Any]) -> "Rule":
-            known = {f.name: getattr(self, f.name) for f in fields(self)}
-            known.update({k: v for k, v in values.items() if "." not in k})
+            known = {**own, **{k: v for k, v in values.items() if "." not in k}}
             for k, (inner, build) in splits.items():
                 known[k] = build({name: values[f"{k}.{name}"] for name in inner})
             clone = object.__new__(type(self))  # the domain was checked when the rule was made
@@ -79,6 +110,14 @@ class Rule:
     def __repr__(self) -> str:
         shown = (f"{f.name}={_show(getattr(self, f.name))}" for f in fields(self) if _differs(self, f))
         return f"{type(self).__name__}({', '.join(shown)})"
+
+
+def brief(value: Any) -> str:
+    """Say what a value is, an array by its shape."""
+    shape = getattr(value, "shape", None)
+    if isinstance(shape, tuple):
+        return f"an array of shape {shape}"
+    return "None" if value is None else f"a {type(value).__name__}"
 
 
 def check_epsilon(rule: Rule) -> None:

@@ -36,6 +36,10 @@ class Epsilon(LinearRule):
         if not isinstance(self.relative, bool):
             raise RuleError(f"Epsilon(relative={self.relative!r}): expected True or False.")
 
+    @property
+    def needs_batch_axis(self) -> bool:
+        return self.relative
+
     def portions(self, layer: Any, x: Array, output: Array) -> Iterable[Portion]:
         epsilon = self.epsilon
         if self.relative:

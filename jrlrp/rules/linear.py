@@ -1,25 +1,34 @@
 """The step that all classical rules of linear layers share: relevance in proportion to contributions."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jrlrp.errors import RuleError
-from jrlrp.rules.base import Array, Rule, check_epsilon, ratio, ratio_bound, stabilize
+from jrlrp.rules.base import Array, Rule, brief, check_epsilon, ratio, ratio_bound, stabilize
 
-LINEAR_KINDS = frozenset({"conv", "dense", "linear", "scale", "average_pool", "normalisation"})
+LINEAR_KINDS = frozenset({"conv", "dense", "linear", "fixed", "scale", "average_pool", "normalisation"})
 BIAS = ("absorb", "ignore", "distribute")
 
 
 @dataclass(frozen=True)
 class Part:
-    """Contributions value_i · weight_ij · factor_j; the weights are the layer's own where None."""
+    """Contributions value_i · weight_ij · factor_j; the weights are the layer's own where None.
+
+    Raises:
+      RuleError: for what are no numbers.
+    """
 
     value: Array
     weight: Array | None = None
     factor: Any = 1.0
+
+    def __post_init__(self) -> None:
+        _require_numbers(self, "value", "factor", weight=None)
 
 
 @dataclass(frozen=True)
@@ -27,6 +36,9 @@ class Portion:
     """The part `factor` of each R_j, shared as Σ_parts contribution_ij / st(total_j), st with `epsilon`.
 
     `bias` is what of the total is no input's; None if that is nothing.
+
+    Raises:
+      RuleError: for parts that are none, and what are no numbers.
     """
 
     parts: Sequence[Part]
@@ -35,10 +47,31 @@ class Portion:
     bias: Array | None = None
     factor: Any = 1.0
 
+    def __post_init__(self) -> None:
+        parts = self.parts if isinstance(self.parts, Iterable) else (self.parts,)
+        object.__setattr__(self, "parts", tuple(parts))
+        for part in self.parts:
+            if not isinstance(part, Part):
+                raise RuleError(f"Portion got {brief(part)} among its parts; expected a list of Parts: [Part(x)], say.")
+        _require_numbers(self, "total", "epsilon", "factor", bias=None)
+
     def share(self, relevance: Array) -> Array:
         """Return what a contribution of one gets at each unit."""
         share = ratio(relevance, stabilize(self.total, self.epsilon))
         return share if isinstance(self.factor, float) and self.factor == 1 else share * self.factor
+
+
+def _require_numbers(given: Any, *names: str, **optional: None) -> None:
+    """Raise RuleError unless the fields are numbers or arrays, or None where they may be."""
+    for name in (*names, *optional):
+        value = getattr(given, name)
+        if not (
+            isinstance(value, (int, float, np.generic, np.ndarray, jax.Array)) or (value is None and name in optional)
+        ):
+            or_none = ", or None" if name in optional else ""
+            raise RuleError(
+                f"{type(given).__name__} got {brief(value)} for its {name}; expected an array or a number{or_none}."
+            )
 
 
 class LinearRule(Rule):
@@ -46,7 +79,7 @@ class LinearRule(Rule):
 
     A subclass is a frozen dataclass that defines `portions`. Of a layer it sees `weight` (with every scale after it
     folded in; None if the map has none), `positive_weight`, `negative_weight`, `bias` (of the output's shape, or None),
-    `ones` (weights of one), `unit_input`, `counts` (how many inputs reach each unit), `ranges` (of the input),
+    `ones` (weights of one), `unit_input`, `counts` (how many inputs reach each unit), `intervals` (of the input),
     `map(x, weight=None)` and its transpose `pull(r, weight=None)`. A field `bias` set to "distribute" spreads the
     bias's part of each portion over the inputs.
 
@@ -73,12 +106,24 @@ class LinearRule(Rule):
 
     def portions(self, layer: Any, x: Array, output: Array) -> Iterable[Portion]:
         """Return what is shared, for the layer's input `x` and output."""
-        raise TypeError(f"{type(self).__name__} defines no portions(layer, x, output).")
+        raise RuleError(f"{type(self).__name__} defines no portions(layer, x, output).")
+
+    def _checked(self, layer: Any, x: Array, output: Array) -> Iterator[Portion]:
+        """Return the portions, or raise RuleError for what are none, or do not fit the layer."""
+        portions, name = self.portions(layer, x, output), f"{type(self).__name__}.portions"
+        if not isinstance(portions, Iterable):
+            raise RuleError(f"{name} returned {brief(portions)}; yield each Portion, or return a list of them.")
+        for portion in portions:
+            if not isinstance(portion, Portion):
+                raise RuleError(f"{name} gave {brief(portion)}; expected a Portion([Part(x)], total, epsilon), say.")
+            _check_shapes(name, portion, layer, x, output)
+            known = hasattr(portion.total, "dtype")
+            yield portion if known else replace(portion, total=jnp.asarray(portion.total, output.dtype))
 
     def __call__(self, layer: Any, inputs: Sequence[Array], output: Array, relevance: Array) -> tuple[Array]:
         (x,) = inputs
         result = jnp.zeros_like(x)
-        for portion in self.portions(layer, x, output):
+        for portion in self._checked(layer, x, output):
             share = portion.share(relevance)
             for part in portion.parts:
                 result = result + part.value * layer.pull(share * part.factor, part.weight)
@@ -89,7 +134,7 @@ class LinearRule(Rule):
     def absorbed(self, layer: Any, inputs: Sequence[Array], output: Array, relevance: Array) -> dict[str, Array]:
         (x,) = inputs
         kept = dict.fromkeys(("bias", "stabilizer", "saturated"), jnp.zeros((), x.dtype))
-        for portion in self.portions(layer, x, output):
+        for portion in self._checked(layer, x, output):
             share = portion.share(relevance)
             added = stabilize(portion.total, portion.epsilon) - portion.total
             kept["stabilizer"] += jnp.sum(share * added)
@@ -97,6 +142,33 @@ class LinearRule(Rule):
             if self.bias != "distribute" and portion.bias is not None:
                 kept["bias"] += jnp.sum(share * portion.bias)
         return kept
+
+
+def _check_shapes(name: str, portion: Portion, layer: Any, x: Array, output: Array) -> None:
+    """Raise RuleError unless all that a portion holds fits the layer."""
+    own = {f"{field} of a Portion": getattr(portion, field) for field in ("total", "epsilon", "bias", "factor")}
+    fitting = [(field, value, output.shape, "output") for field, value in own.items()]
+    for part in portion.parts:
+        fitting.append(("value of a Part", part.value, x.shape, "input"))
+        fitting.append(("factor of a Part", part.factor, output.shape, "output"))
+    for field, value, shape, side in fitting:
+        if value is not None and not _broadcasts(jnp.shape(value), shape):
+            raise RuleError(
+                f"{name}: the {field} has shape {jnp.shape(value)}; expected that of the layer's {side}, {shape}."
+            )
+    weights = [jnp.shape(part.weight) for part in portion.parts if part.weight is not None]
+    expected = jnp.shape(layer.ones) if weights and hasattr(layer, "ones") else None
+    for shape in weights:
+        if shape != expected:
+            wanted = "none, as the layer has no weights" if expected is None else f"the layer's weights', {expected}"
+            raise RuleError(f"{name}: the weight of a Part has shape {shape}; expected {wanted}.")
+
+
+def _broadcasts(given: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    try:
+        return np.broadcast_shapes(given, shape) == shape
+    except ValueError:
+        return False
 
 
 class WeightRule(LinearRule):

@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from jrlrp.errors import RuleError
-from jrlrp.rules.base import Array, Rule
+from jrlrp.rules.base import Array, Rule, brief
 from jrlrp.rules.epsilon import Epsilon
 from jrlrp.rules.linear import LINEAR_KINDS
 
@@ -40,6 +40,9 @@ class Uniform(Rule):
         """Say of each factor whether it is a constant, which gets nothing."""
         return (False,) * len(layer.gates)
 
+    def passes(self, node: Any) -> Sequence[bool]:
+        return tuple(not constant for constant in self.constants(node))
+
     def __call__(self, layer: Any, inputs: Sequence[Array], output: Array, relevance: Array) -> tuple[Array, ...]:
         constants = self.constants(layer)
         part = relevance / (len(inputs) - sum(constants))
@@ -47,7 +50,9 @@ class Uniform(Rule):
         def share(k: int, x: Array, constant: bool) -> Array:
             if constant:
                 return jnp.zeros_like(x)
-            return self.linear(layer.linear(k, inputs, part), (x,), output, part)[0] if layer.contraction else part
+            if not layer.contraction:
+                return part
+            return _only(self.linear, self.linear(layer.linear(k, inputs, part), (x,), output, part))
 
         return tuple(share(k, x, constant) for k, (x, constant) in enumerate(zip(inputs, constants, strict=True)))
 
@@ -88,6 +93,13 @@ class ValuesOnly(Uniform):
         softmax = [origin == "softmax" for origin in layer.origins]
         made = [origin in ("softmax", "activation") for origin in layer.origins]
         return next((flags for flags in (made, softmax) if any(_some(flags))), _some(layer.gates))
+
+
+def _only(rule: Rule, shares: Any) -> Array:
+    """Return the one share that a linear rule has to return in a tuple."""
+    if isinstance(shares, (tuple, list)) and len(shares) == 1:
+        return shares[0]
+    raise RuleError(f"{rule!r} returned {brief(shares)}; expected a tuple with the relevance of its one input.")
 
 
 def _some(flags: Sequence[bool]) -> Sequence[bool]:

@@ -29,6 +29,10 @@ class Relative(Rule):
 
     kinds = LINEAR_KINDS
 
+    @property
+    def needs_batch_axis(self) -> bool:
+        return True
+
     def __call__(self, layer: Any, inputs: Sequence[Array], output: Array, relevance: Array) -> tuple[Array]:
         (x,) = inputs
         x_axis, z_axis = layer.input_axes[0], layer.output_axis

@@ -20,6 +20,20 @@ class SoftmaxTaylor(Rule):
 
     def __call__(self, layer: Any, inputs: Sequence[Array], output: Array, relevance: Array) -> tuple[Array]:
         (x,) = inputs
-        total = jnp.sum(relevance, axis=layer.dims, keepdims=True)
+        total = layer.total(relevance)
         s = jnp.where(jnp.isfinite(output), output, 0)  # a row that is masked out whole is 0/0
         return (jnp.where(jnp.isfinite(x), x, 0) * (relevance - s * total),)
+
+
+@dataclass(frozen=True, repr=False)
+class ShareExponential(Rule):
+    """R_i = softmax(x)_i R for log Σ exp(x): by the parts of the sum of exponentials, as log, Σ and exp in a row have it.
+
+    Source: Bach et al. 2015, eq. (58), for the sum inside; the logarithm passes relevance on.
+    """
+
+    kinds = frozenset({"log_sum_exp"})
+
+    def __call__(self, layer: Any, inputs: Sequence[Array], output: Array, relevance: Array) -> tuple[Array, ...]:
+        shares = (jnp.where(jnp.isfinite(s), s, 0) for s in layer.weights(inputs))
+        return tuple(s * layer.spread(relevance) for s in shares)

@@ -32,7 +32,10 @@ class Pass(Rule):
 class Block(Rule):
     """Hand nothing on: R_i = 0."""
 
-    kinds = LINEAR_KINDS | {"activation", "factor", "max_pool", "sum", "product", "softmax", "custom"}
+    kinds = LINEAR_KINDS | {"activation", "factor", "max_pool", "sum", "product", "softmax", "log_sum_exp", "custom"}
+
+    def passes(self, node: Any) -> Sequence[bool]:
+        return (False,) * len(node.inputs)
 
     def __call__(self, layer: Any, inputs: Sequence[Array], output: Array, relevance: Array) -> tuple[Array, ...]:
         return tuple(jnp.zeros_like(x) for x in inputs)
@@ -49,7 +52,7 @@ class Gradient(Rule):
       RuleError: for a negative epsilon.
     """
 
-    kinds = LINEAR_KINDS | {"activation", "factor", "max_pool", "sum", "product", "softmax", "custom", "opaque"}
+    kinds = LINEAR_KINDS | {"activation", "factor", "max_pool", "sum", "product", "softmax", "log_sum_exp", "custom", "opaque"}
 
     epsilon: Any = 1e-6
 

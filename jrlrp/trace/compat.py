@@ -6,14 +6,21 @@
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.extend.core as jex
+import jax.extend.core.primitives  # noqa: F401 - an attribute of jex
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental.layout import Layout as DeviceLayout
+from jax.experimental.layout import with_layout_constraint
 from jax.extend import source_info_util
 from jax.interpreters import ad, batching, mlir
+from jax.sharding import AxisType, Mesh, PartitionSpec
 
 # Primitives that only call a jaxpr, and the parameter that holds it.
 _CALLS = {
@@ -35,6 +42,64 @@ CUSTOM = frozenset({"custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr
 
 # Primitives whose outputs are their inputs.
 IDENTITIES = frozenset({"name", "copy", "copy_p", "optimization_barrier"})
+
+# Primitives that JAX exports nowhere: public functions in whose traces they stand, by name.
+_ARRAY = np.ones((2, 2), np.float32)
+_OUTSIDE: dict[str, Callable[[Any], Any]] = {
+    "tile": lambda x: jnp.tile(x, (2, 1)),
+    "stack": lambda x: jnp.stack([x, x]),
+    "unstack": lambda x: jnp.unstack(x)[0],
+    "split": lambda x: jnp.split(x, 2)[0],
+    "layout_constraint": lambda x: with_layout_constraint(x, DeviceLayout((0, 1))),
+    "reshard": lambda x: _on_mesh(lambda x: jax.sharding.reshard(x, PartitionSpec("i")), x, AxisType.Explicit),
+    "mesh_cast": lambda x: _on_mesh(lambda x: jax.sharding.reshard(x, PartitionSpec("i")), x, AxisType.Explicit),
+    "pvary": lambda x: _in_shards(lambda x: jax.lax.pcast(jax.lax.psum(x, "i"), "i", to="varying"), x),
+    "pcast": lambda x: _in_shards(lambda x: jax.lax.pcast(jax.lax.psum(x, "i"), "i", to="varying"), x),
+    "psum_invariant": lambda x: _in_shards(lambda x: x + jax.lax.psum(x, "i"), x),
+    "reduce_scatter": lambda x: _in_shards(lambda x: jax.lax.psum_scatter(x, "i", tiled=True), x),
+    "random_wrap": lambda x: jax.random.wrap_key_data(np.zeros(2, np.uint32)),
+    "random_unwrap": lambda x: jax.random.key_data(jax.random.key(0)),
+    "random_clone": lambda x: jax.random.clone(jax.random.key(0)),
+    "shard_map": lambda x: _in_shards(lambda x: x, x),
+}
+
+
+def _in_shards(fun: Callable, x: Any) -> Any:
+    spec = PartitionSpec("i")
+    mesh = Mesh(np.array(jax.devices("cpu")[:1]), ("i",))
+    return jax.shard_map(fun, mesh=mesh, in_specs=spec, out_specs=spec)(x)
+
+
+def _on_mesh(fun: Callable, x: Any, kind: Any) -> Any:
+    with jax.set_mesh(Mesh(np.array(jax.devices("cpu")[:1]), ("i",), axis_types=(kind,))):
+        return fun(x)
+
+
+def exported(name: str) -> Any | None:
+    """Return the primitive that JAX exports under a name, None if it does not."""
+    return getattr(jex.primitives, f"{name}_p", None)
+
+
+def outside(primitive: Any) -> str | None:
+    """Return the name of a primitive that JAX exports nowhere but its public functions use; None for any other.
+
+    A primitive of a user's that happens to have such a name is another object, and so another primitive.
+    """
+    name = primitive.name
+    if name not in _OUTSIDE:
+        return None
+    with ThreadPoolExecutor(1) as apart:  # from the mesh and the trace that are current here
+        traced, _ = parts(apart.submit(jax.make_jaxpr(_OUTSIDE[name]), _ARRAY).result())
+    return name if any(found is primitive for found in _primitives(traced)) else None
+
+
+def _primitives(jaxpr: Any) -> Iterator[Any]:
+    for eqn in jaxpr.eqns:
+        yield eqn.primitive
+        inner = [called(eqn)] if called(eqn) is not None else [body for body, _ in bodies(eqn) or ()]
+        for body in inner:
+            yield from _primitives(parts(body)[0])
+
 
 _OWN = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _INSTALLED = ("site-packages", "dist-packages", os.path.dirname(os.__file__))
@@ -117,7 +182,7 @@ def shard_map(params: Mapping[str, Any], fun: Callable, whole: int) -> Callable:
     Its last `whole` arguments are the same on every device. It is compiled: eagerly, JAX takes a second for each
     operation of a body.
     """
-    in_specs = (*params["in_specs"], *[jax.sharding.PartitionSpec()] * whole)
+    in_specs = (*params["in_specs"], *[PartitionSpec()] * whole)
     axes = set(params.get("newly_manual_axes", params.get("manual_axes")))
     options = {"mesh": params["mesh"], "axis_names": axes, "check_vma": params["check_vma"]}
     return jax.jit(jax.shard_map(fun, in_specs=in_specs, out_specs=tuple(params["out_specs"]), **options))

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jrlrp.primitives.row import Op
 from jrlrp.trace import compat
 from jrlrp.trace.program import Equation, Program, Var, evaluated, typed
 
@@ -44,10 +45,10 @@ class ControlFlow(Equation):
     @property
     def turns(self) -> int | None:
         """How often the body of a scan runs; None for anything else."""
-        return self.params["length"] if self.primitive == "scan" else None
+        return self.params["length"] if self.op is Op.SCAN else None
 
     def run(self, values: Sequence[Any]) -> list[Any]:
-        if self.primitive == "while":
+        if self.op is Op.WHILE:
             return compat.run(self.eqn, values)
         return self.emit(values, [_plainly(body.program) for body in self.bodies])
 
@@ -59,7 +60,7 @@ class ControlFlow(Equation):
           evaluate: a function for each body: it gets the values of the body's inputs, and `along`.
           along: arrays that every body gets; in a scan each turn gets its slice of them.
         """
-        return list(_EMIT[self.primitive](self, values, evaluate, along))
+        return list(_EMIT[self.op](self, values, evaluate, along))
 
 
 def _plainly(program: Program) -> Evaluate:
@@ -68,21 +69,6 @@ def _plainly(program: Program) -> Evaluate:
         return typed(program.outputs, evaluated(program.equations, start))
 
     return evaluate
-
-
-def over_turns(
-    start: set[Var], repeats: Sequence[tuple[Var, Var]], spread: Callable[[set[Var]], set[Var]]
-) -> tuple[set[Var], set[Var]]:
-    """Return `start` with all that comes to be like it in later turns, and what a turn makes of that.
-
-    `spread` returns what one turn makes of a start; a pair in `repeats` is of a variable there and one at a new start.
-    """
-    while True:
-        inside = spread(start)
-        later = {there for here, there in repeats if here in inside}
-        if later <= start:
-            return start, inside
-        start = start | later
 
 
 def _scan(eqn: ControlFlow, values: Sequence[Any], evaluate: Sequence[Evaluate], along: Any) -> list[Any]:
@@ -131,4 +117,4 @@ def _shard_map(eqn: ControlFlow, values: Sequence[Any], evaluate: Sequence[Evalu
     return compat.shard_map(eqn.params, local, len(leaves))(*values, *leaves)
 
 
-_EMIT = {"scan": _scan, "cond": _cond, "remat2": _remat, "checkpoint": _remat, "shard_map": _shard_map}
+_EMIT = {Op.SCAN: _scan, Op.COND: _cond, Op.REMAT: _remat, Op.SHARD_MAP: _shard_map}

@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+from jrlrp.primitives.register import look_up
+from jrlrp.primitives.row import Op
 from jrlrp.trace import compat, custom_call
 from jrlrp.trace.control import Body, ControlFlow
 from jrlrp.trace.program import Equation, Literal, Program, Var
@@ -28,16 +30,14 @@ def _variable(v: Any) -> Var:
     return Var(v.aval.shape, v.aval.dtype)
 
 
-# A remat of operations that cost little is no more than a call: what stands before and after may belong with them.
-_REMAT = frozenset({"remat2", "checkpoint"})
-_DEAR = frozenset({"dot_general", "conv_general_dilated"})
+_DEAR = (Op.DOT, Op.CONV)
 
 
 def _is_heavy(jaxpr: Any) -> bool:
     """Tell whether a jaxpr holds matrix products, convolutions or control flow."""
     for eqn in compat.parts(jaxpr)[0].eqns:
         inner = compat.called(eqn)
-        if eqn.primitive.name in _DEAR or (_is_heavy(inner) if inner is not None else compat.bodies(eqn)):
+        if look_up(eqn.primitive)[0].op in _DEAR or (_is_heavy(inner) if inner is not None else compat.bodies(eqn)):
             return True
     return False
 
@@ -68,22 +68,23 @@ class _Inliner:
             here = "/".join(part for part in (path, compat.path_of(eqn)) if part)
             line = compat.source_of(eqn) or source
             arguments = [read(v) for v in eqn.invars]
-            name = eqn.primitive.name
-            declared = custom_call.rule_of(eqn) or self.declared.get(name)
-            kept = declared is not None or (self.keep_custom and name in compat.CUSTOM)
+            row, rule, declared = look_up(eqn.primitive, self.declared)
+            rule = custom_call.rule_of(eqn) or rule
+            kept = declared or rule is not None or (self.keep_custom and eqn.primitive.name in compat.CUSTOM)
             inner, layouts = (None, None) if kept else (compat.called(eqn), compat.bodies(eqn))
-            if layouts is not None and name in _REMAT and not _is_heavy(layouts[0][0]):
+            if layouts is not None and row.op is Op.REMAT and not _is_heavy(layouts[0][0]):
+                # A remat of operations that cost little is a mere call: what stands around them may belong with them.
                 inner = layouts[0][0]
             if inner is not None:
                 inner, inner_consts = compat.parts(inner)
                 outputs = self.inline(inner, inner_consts, arguments, here, line)
-            elif name in compat.IDENTITIES and not kept:
+            elif eqn.primitive.name in compat.IDENTITIES and not kept:
                 outputs = arguments
             else:
                 outputs = [_variable(v) for v in eqn.outvars]
-                own = (name, tuple(arguments), tuple(outputs), eqn.params, here, line, eqn)
+                own = (row, tuple(arguments), tuple(outputs), eqn.params, here, line, eqn)
                 if layouts is None:
-                    self.equations.append(Equation(*own, declared=declared))
+                    self.equations.append(Equation(*own, rule=rule))
                 else:
                     bodies = tuple(self._body(*inside, here, line) for inside in layouts)
                     self.equations.append(ControlFlow(*own, bodies=bodies))

@@ -1,12 +1,14 @@
 """A traced function as data: variables, equations, and the flat programs they make up."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
+from jrlrp.primitives.row import Op, Row
 from jrlrp.trace import compat
 
 
@@ -44,21 +46,50 @@ class Literal(Var):
 class Equation:
     """One primitive applied to variables, with the module path and the user's line it came from.
 
-    `declared` is what was said of it for this call alone: a kind or a rule; None for nothing.
+    `row` is what is known of the primitive, by the table or by what the user declared; `rule` is the relevance rule
+    that he gave it, None for none.
     """
 
-    primitive: str
+    row: Row
     inputs: tuple[Var, ...]
     outputs: tuple[Var, ...]
     params: dict[str, Any]
     path: str
     source: str
     eqn: Any = field(repr=False)
-    declared: Any = field(default=None, repr=False, kw_only=True)
+    rule: Any = field(default=None, repr=False, kw_only=True)
+
+    @property
+    def op(self) -> Op:
+        return self.row.op
+
+    @property
+    def primitive(self) -> str:
+        """The name of what is computed, for people; passes ask the row."""
+        return self.row.name
 
     @property
     def output(self) -> Var:
         return self.outputs[0]
+
+    @property
+    def data(self) -> tuple[Var, ...]:
+        """The operands whose values come to the outputs; the others are indices, truth values, or held."""
+        return tuple(self.inputs[k] for k in self.data_operands)
+
+    @property
+    def data_operands(self) -> Sequence[int]:
+        """The numbers of these operands."""
+        return self.row.data(self)
+
+    @property
+    def flat(self) -> tuple["Equation", ...]:
+        """The equations that it is computed by: itself, if it is no region."""
+        return (self,)
+
+    def reading(self, same: Mapping[Var, Var]) -> "Equation":
+        """Return the equation with other variables, of equal values, in the place of some that it reads."""
+        return replace(self, inputs=tuple(same.get(v, v) for v in self.inputs))
 
     @property
     def has_effects(self) -> bool:
@@ -93,6 +124,34 @@ class Added(Equation):
 
 
 @dataclass(frozen=True, eq=False)
+class Region(Equation):
+    """Equations that compute one operation together, in whatever order and spelling.
+
+    It is evaluated as the user's program does: by `equations`, which may stand elsewhere in the program too. The first
+    `count` inputs are those that the operation is a function of; the others are held.
+    """
+
+    equations: tuple[Equation, ...] = field(repr=False, default=())
+    count: int = 1
+
+    @property
+    def data_operands(self) -> Sequence[int]:
+        return range(self.count)
+
+    def reading(self, same: Mapping[Var, Var]) -> Equation:
+        equations = tuple(eqn.reading(same) for eqn in self.equations) if same.keys() & set(self.inputs) else None
+        return self if equations is None else replace(super().reading(same), equations=equations)
+
+    @property
+    def flat(self) -> tuple[Equation, ...]:
+        return tuple(inner for eqn in self.equations for inner in eqn.flat)
+
+    def run(self, values: Sequence[Any]) -> list[Any]:
+        made = evaluated(self.equations, dict(zip(self.inputs, values, strict=True)))
+        return [made[v] for v in self.outputs]
+
+
+@dataclass(frozen=True, eq=False)
 class Program:
     """A flat program; `constants` are the arrays that the traced function closed over."""
 
@@ -100,6 +159,11 @@ class Program:
     constants: dict[Var, Any]
     equations: tuple[Equation, ...]
     outputs: tuple[Var, ...]
+
+    @cached_property
+    def definition(self) -> dict[Var, Equation]:
+        """The equation that makes each variable."""
+        return {v: eqn for eqn in self.equations for v in eqn.outputs}
 
 
 def read(v: Var, values: Mapping[Var, Any]) -> Any:

@@ -1,5 +1,9 @@
 """Which rule a node gets, and how composites print."""
 
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +11,8 @@ import pytest
 
 import jrlrp
 from jrlrp import Composite, match
+from jrlrp.composites.composite import without_effect
+from jrlrp.transform import options, trace_function
 
 W = np.random.default_rng(0).normal(size=(4, 4))
 X = np.random.default_rng(1).normal(size=(2, 4))
@@ -185,3 +191,171 @@ def test_printing():
     assert lines[0] == "Composite(" and lines[-1] == ")"
     assert lines[-2].split("⇒")[0].strip() == "conv, */Block_*, first"
     assert lines[-2].endswith("⇒  Epsilon(epsilon=0.1)")
+
+
+RULE, BASE = jrlrp.ZPlus(), jrlrp.epsilon()
+IDLE = {  # entries of a user's own, and what is said of those that are in vain
+    "a typo": ([(match(path="*/Blok_*"), RULE)], [r"\*/Blok_\*  ⇒  ZPlus\(\): matches no node"]),
+    "a kind that is not there": ([(match("conv"), RULE)], [r"conv  ⇒  ZPlus\(\): matches no node"]),
+    "a kind that the rule does not serve": (
+        [(match("activation"), RULE)],
+        [r"activation  ⇒  ZPlus\(\): matches only nodes of kind activation, and ZPlus serves conv, dense, linear"],
+    ),
+    "overridden": (
+        [(match(path="*/Head"), RULE), (match("dense"), jrlrp.Zero())],
+        [r"\*/Head  ⇒  ZPlus\(\): later entries match all of its nodes"],
+    ),
+    "overridden by several": (
+        [(match("dense"), RULE), (match(last=False), jrlrp.Zero()), (match(last=True), jrlrp.Epsilon())],
+        [r"dense  ⇒  ZPlus\(\): later entries"],
+    ),
+    "overridden by an optional one": (
+        [(match("dense"), RULE), (match("affine", optional=True), jrlrp.Zero())],
+        [r"dense  ⇒  ZPlus\(\): later entries"],
+    ),
+    "a predicate": ([(lambda node: node.path == "Net", RULE)], [r"<lambda>  ⇒  ZPlus\(\): matches no node"]),
+    "a predicate without a value": ([(match(where=lambda node: None), RULE)], ["matches no node"]),
+    "several": ([(match("conv"), RULE), (match("softmax"), jrlrp.Block())], ["2 entries of", "conv  ⇒", "softmax  ⇒"]),
+}
+
+
+@pytest.mark.parametrize("case", IDLE)
+def test_an_entry_in_vain_is_an_error_before_anything_runs(case):
+    entries, said = IDLE[case]
+
+    def loud(x):
+        jax.debug.callback(lambda x: pytest.fail("the function ran"), x)
+        return net(x)
+
+    for call in (
+        lambda f, rules: jrlrp.relevance(f, rules=rules)(X),
+        lambda f, rules: jax.jit(jax.vmap(jrlrp.relevance(f, rules=rules)))(X),
+        lambda f, rules: jrlrp.pullback(f, X, rules=rules),
+        lambda f, rules: jrlrp.audit(f, X, rules=rules),
+    ):
+        with pytest.raises(jrlrp.RuleError) as caught:
+            call(loud, Composite(entries, base=BASE))
+        for part in (*said, r"plan\(\) prints the nodes; some are: Net/Block_0", r"optional=True\) allows"):
+            assert re.search(part, str(caught.value))
+    idle = effects(Composite(entries, base=BASE))
+    assert len(idle) == len(said[1:] or said) and all(re.search(part, "\n".join(idle)) for part in said[-len(idle) :])
+
+
+def effects(composite):
+    """Return what is said of a composite's entries for the network of this file."""
+    chosen = options(net, composite)
+    return without_effect(composite, trace_function(net, (X,), {}, chosen).graph.nodes)
+
+
+def test_entries_of_a_base_and_optional_ones_may_be_in_vain():
+    idle = (match("conv"), RULE)
+    expected = jrlrp.relevance(net, rules=BASE)(X)
+    for rules in (
+        Composite([(match("conv", optional=True), RULE)], base=BASE),
+        Composite([(match(path="Nut", optional=True), RULE)], base=BASE),
+        Composite([], base=Composite([idle], base=BASE)),
+        Composite([(match("dense"), jrlrp.Epsilon())], base=Composite([idle], base=BASE)),
+        Composite(BASE.entries),
+        Composite([(match("dense", optional=True), RULE), (match("dense"), jrlrp.Epsilon())], base=BASE),
+    ):
+        assert effects(rules) == []
+        np.testing.assert_allclose(jrlrp.relevance(net, rules=rules)(X), expected)
+    with pytest.raises(jrlrp.RuleError, match="1 entry of the composite has no effect"):
+        jrlrp.relevance(net, rules=Composite([idle], base=BASE))(X)
+
+
+@pytest.mark.parametrize("preset", [*PLACED, "gradient"])
+def test_no_preset_has_to_have_an_effect(preset):
+    composite = jrlrp.gradient_times_input() if preset == "gradient" else PLACED[preset][0]
+    for f in (lambda x: x, jnp.tanh, lambda x: jax.nn.softmax(x) * x):
+        assert np.isfinite(jrlrp.relevance(f, rules=composite)(X)).all()
+
+
+def test_one_rule_for_all_affine_layers_has_to_find_one():
+    for rule in (jrlrp.Epsilon(0.1), RULE, jrlrp.Relative()):
+        with pytest.raises(jrlrp.RuleError, match=r"conv \| dense \| linear \| scale  ⇒  .*: matches no node"):
+            jrlrp.relevance(jnp.tanh, rules=rule)(X)
+    # Zero says of all else that it has no stabiliser.
+    np.testing.assert_allclose(jrlrp.relevance(lambda x: x + x**2, rules=jrlrp.Zero(), target="all")(X), X + X**2)
+
+
+def test_faults_and_entries_in_vain_are_told_together():
+    with pytest.raises(jrlrp.RuleError) as caught:
+        jrlrp.relevance(net, rules=Composite([(match(path="Hed"), RULE)]))(X)
+    assert "no rule for 3 node(s)" in str(caught.value) and "Hed  ⇒  ZPlus(): matches no node" in str(caught.value)
+
+
+def test_what_has_a_rule_of_its_own_takes_no_other():
+    f = jrlrp.custom_relevance(net).defrule(lambda inputs, output, relevance: (inputs[0],))
+    np.testing.assert_allclose(jrlrp.relevance(f)(X), X)
+    with pytest.raises(jrlrp.RuleError, match=r"custom  ⇒  Pass\(\): all that it matches has rules of its own"):
+        jrlrp.relevance(f, rules=Composite([(match("custom"), jrlrp.Pass())]))(X)
+
+
+@dataclass(frozen=True)
+class Named:
+    """What a matcher asks of a node."""
+
+    path: str = ""
+    name: str = ""
+    kind: str = "dense"
+    first: bool = False
+    last: bool = False
+
+
+@pytest.mark.parametrize(
+    ("path", "node", "found"),
+    [
+        ("dense#1", Named("", "dense#1"), True),
+        ("dense#1", Named("", "dense#10"), False),
+        ("dense#*", Named("", "dense#10"), True),
+        ("Net:dense#0", Named("Net", "Net:dense#0"), True),
+        ("Net", Named("Net", "Net:dense#0"), True),
+        ("layers[0]/Dense", Named("layers[0]/Dense", "layers[0]/Dense"), True),
+        ("layers[0]:dense#0", Named("layers[0]", "layers[0]:dense#0"), True),
+        ("layers[0]*", Named("layers0", "layers0"), True),
+        ("*/Dense", Named("layers[0]/Dense", ""), True),
+        ("dense", Named("Net", ""), False),
+        ("", Named("Net", ""), False),
+        ("", Named("", "dense#0"), True),
+    ],
+)
+def test_a_path_is_a_module_path_a_name_or_a_glob_of_either(path, node, found):
+    assert match(path=path)(node) is found
+
+
+def test_predicates_that_cannot_be_told():
+    explain = lambda *entries: jrlrp.relevance(net, rules=Composite(list(entries), base=BASE))(X)
+    place = r"for the dense dot_general in Net/Block_0, at .*test_composite.py"
+    with pytest.raises(jrlrp.ArgumentError, match="raised IndexError: .*index out of range, " + place):
+        explain((match("dense", where=lambda node: node.shape[3] > 2), RULE))
+    with pytest.raises(jrlrp.ArgumentError, match=r"returned an array of shape \(2,\) " + place):
+        explain((lambda node: np.asarray(node.shape) > 2, RULE))
+    everywhere = explain((match("dense", where=lambda node: np.bool_(True)), jrlrp.Epsilon(0.1)))
+    np.testing.assert_allclose(everywhere, jrlrp.relevance(net, rules=jrlrp.Epsilon(0.1))(X))
+    # A later entry has taken what the predicate was not written for.
+    later = [(lambda node: node.shape[3] > 2, RULE), (match(("dense", "activation")), jrlrp.Block())]
+    with pytest.raises(jrlrp.RuleError, match=r"<lambda>  ⇒  ZPlus\(\): matches no node"):
+        explain(*later)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: match(()), jrlrp.ArgumentError, r"match\(kind=\(\)\): expected one of conv"),
+        (lambda: match([["conv"]]), jrlrp.ArgumentError, r"match\(kind=\['conv'\]\): expected one of conv"),
+        (lambda: match(path=Path("Net")), jrlrp.ArgumentError, "expected str or None"),
+        (lambda: match(optional=1), jrlrp.ArgumentError, "expected True or False"),
+        (lambda: Composite([(match, RULE)]), jrlrp.ArgumentError, r"call match\(...\)"),
+        (lambda: Composite([(match("dense"), jrlrp.ZPlus)]), jrlrp.ArgumentError, r"call ZPlus\(...\)"),
+        (lambda: Composite([(RULE, match("dense"))]), jrlrp.ArgumentError, r"expected a pair \(match"),
+        (
+            lambda: jrlrp.relevance(net, rules=[(match("dense"), RULE)]),
+            jrlrp.ArgumentError,
+            r"write Composite\(\[...\], base=...\)",
+        ),
+    ],
+)
+def test_wrong_entries(call, error, message):
+    with pytest.raises(error, match=message):
+        call()

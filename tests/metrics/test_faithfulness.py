@@ -70,6 +70,24 @@ def test_insertion_and_the_orders_of_a_sum():
     assert (better.aopc > worse.aopc).all()
 
 
+def test_of_features_kept_the_whole_input_comes_last():
+    """By hand: rows 0 4 7 9 10 and 0 4 6 6 5, of which the last is f(x)."""
+    kept = curve(keep=True)
+    assert kept.keep and not curve().keep
+    np.testing.assert_allclose(kept.aopc, [10 - 6, 5 - 21 / 5])
+    np.testing.assert_allclose(metrics.Curve(np.array(LEVELS), np.array([[0.0, 4, 6, 7, 4]]), keep=True).aopc, [-0.2])
+    np.testing.assert_allclose(curve(keep=True, levels=(0.25, 1.0)).aopc, [(6 + 0) / 2, (1 + 0) / 2])
+    with pytest.raises(jrlrp.ArgumentError, match="expected 1 as the last level"):
+        _ = curve(keep=True, levels=(0.0, 0.5)).aopc
+    # To keep the first part of the features is to replace the rest, which come last in the other order.
+    least = curve(keep=True, order="least")
+    np.testing.assert_allclose(kept.aopc, curve(order="least").aopc)
+    np.testing.assert_allclose(metrics.abpc(kept, least), metrics.abpc(curve(), curve(order="least")))
+    assert (metrics.abpc(kept, least) > 0).all()
+    with pytest.raises(jrlrp.ArgumentError, match="not one of each"):
+        metrics.abpc(kept, curve(order="least"))
+
+
 def test_equals_go_in_the_order_of_memory():
     flat = np.zeros((2, 4))
     for order in ("most", "least"):
@@ -235,6 +253,49 @@ def test_what_features_become():
     np.testing.assert_allclose(gone(np.arange(3.0)), np.broadcast_to(np.arange(3.0), images.shape))
 
 
+def test_each_channel_keeps_its_own_mean_and_blur():
+    """Channels of sizes far apart, so that any of another shows; relevance of the input's own shape."""
+    sizes = np.array([1.0, 100.0, 1e4])
+    images = RNG.uniform(1, 2, size=(2, 20, 10, 3)) * sizes
+
+    def gone(replace, x=images, relevance=None, **options):
+        return metrics.perturbation(
+            lambda x: x,
+            x,
+            x if relevance is None else relevance,
+            levels=(1.0,),
+            replace=replace,
+            score=lambda out, _: out,
+            target=0,
+            **options,
+        ).values[:, 0]
+
+    mean = np.broadcast_to(images.mean((1, 2), keepdims=True), images.shape)
+    np.testing.assert_allclose(gone("mean"), mean, rtol=1e-5)
+    for replace in ("mean", "blur"):
+        expected = gone(replace, relevance=images.sum(-1))
+        np.testing.assert_allclose(gone(replace), expected, rtol=1e-6)
+        first = images.transpose(0, 3, 1, 2)
+        np.testing.assert_allclose(gone(replace, first), expected.transpose(0, 3, 1, 2), rtol=1e-6)
+        for axis in (1, -3):
+            np.testing.assert_allclose(gone(replace, first, channels=axis), expected.transpose(0, 3, 1, 2), rtol=1e-6)
+        for k in range(3):  # as if it were alone
+            alone = gone(replace, images[..., k])
+            np.testing.assert_allclose(gone(replace)[..., k], alone, rtol=1e-6)
+        wide = np.concatenate([images, images], -1)  # no image of six rows
+        np.testing.assert_allclose(gone(replace, wide), np.concatenate([expected, expected], -1), rtol=1e-6)
+    series = images[:, :, 0]  # (N, time, channels), or one of (N, height, width)
+    np.testing.assert_allclose(gone("mean", series)[:, 0, 0], series.mean((1, 2)), rtol=1e-6)
+    of_each = np.broadcast_to(series.mean(1, keepdims=True), series.shape)
+    np.testing.assert_allclose(gone("mean", series, channels=2), of_each, rtol=1e-6)
+    np.testing.assert_allclose(gone("mean", series, series[:, :1], channels=-1), of_each, rtol=1e-6)
+    for channels in (0, 4, -4, True, 1.0):
+        with pytest.raises(jrlrp.ArgumentError, match="expected an axis of the examples"):
+            gone("mean", channels=channels)
+    with pytest.raises(jrlrp.ArgumentError, match="others to take a mean over"):
+        gone("mean", X, channels=-1)
+
+
 def test_relevance_beats_chance_on_a_network():
     w1, w2 = RNG.normal(size=(20, 30)), RNG.normal(size=(30, 4))
     model = lambda x: jax.nn.relu(x @ w1) @ w2
@@ -277,6 +338,16 @@ def test_a_bar_is_shown_when_asked_for(capsys):
         ({"relevance": np.ones((2, 3))}, "expected the same shape, its leading axes, or axes of size 1"),
         ({"relevance": np.ones((2, 4, 1))}, "expected the same shape"),
         ({"x": X[:0]}, "pass at least one"),
+        ({"x": None, "relevance": X}, "examples of type NoneType: expected an array of shape (N, ...)"),
+        ({"x": 1.0, "relevance": X}, "one number for examples"),
+        ({"relevance": X + 1j}, "relevance of dtype complex128, which has no order"),
+        ({"levels": "all"}, "levels='all': expected fractions"),
+        ({"keep": "no"}, "keep='no': expected True or False"),
+        ({"absolute": None}, "absolute=None: expected True or False"),
+        ({"seed": 0.5}, "seed=0.5: expected an int"),
+        ({"model": "total"}, "expected a function, got a str"),
+        ({"model": lambda x: (x, x)}, "the model returns a tuple: expected one array"),
+        ({"score": lambda out, target: out.sum()}, "the score of 10 examples has shape (): expected (N, ...)"),
     ],
 )
 def test_what_does_not_fit_is_an_error(options, said):

@@ -99,6 +99,13 @@ def test_the_same_seed_disturbs_alike_whatever_the_batches():
         (lambda: metrics.sensitivity(lambda x: x.sum(), X), "to maps of shape (): expected (N, ...)"),
         (lambda: metrics.sensitivity(lambda x: x, X[:0]), "pass at least one"),
         (lambda: metrics.randomisation(explain, PARAMETERS, mode="all"), "'cascade', 'independent'"),
+        (lambda: metrics.sensitivity(lambda x: x, X, samples=True), "at least one sample"),
+        (lambda: metrics.sensitivity(lambda x: x, X, radius="wide"), "a radius > 0"),
+        (lambda: metrics.sensitivity(lambda x: x, X, seed="a"), "seed='a': expected an int"),
+        (lambda: metrics.sensitivity(lambda x: x, None), "examples of type NoneType"),
+        (lambda: metrics.sensitivity("explain", X), "expected a function, got a str"),
+        (lambda: metrics.randomisation(explain, PARAMETERS, "head"), "layers='head': expected a list of prefixes"),
+        (lambda: metrics.randomisation(explain, {}), "no parameters to draw anew"),
         (lambda: metrics.randomisation(explain, PARAMETERS, ["heads"]), "the paths are first/b, first/w, head/w"),
     ],
 )

@@ -35,8 +35,8 @@ def captum(rule, first=None):
     """Return a composite with captum's ε of 1e-9 in all else, and a rule for convolutions and dense layers."""
     return jrlrp.Composite(
         [
-            (jrlrp.match("average_pool"), jrlrp.Epsilon(1e-9)),
-            (jrlrp.match("sum"), jrlrp.ShareRatio(1e-9)),
+            (jrlrp.match("average_pool", optional=True), jrlrp.Epsilon(1e-9)),
+            (jrlrp.match("sum", optional=True), jrlrp.ShareRatio(1e-9)),
             (jrlrp.match(("conv", "dense")), rule),
             (jrlrp.match(("conv", "dense"), first=True), first or rule),
         ]

@@ -83,7 +83,7 @@ def test_control_flow_keeps_its_bodies():
     x = jnp.asarray(np.random.default_rng(1).normal(size=(3, 3)))
     program = trace(f, [x])
     control = [eqn for eqn in program.equations if isinstance(eqn, ControlFlow)]
-    assert [eqn.primitive for eqn in control] == ["remat2", "cond", "scan", "while"]
+    assert [eqn.primitive for eqn in control] == ["remat", "cond", "scan", "while"]
     assert [len(eqn.bodies) for eqn in control] == [1, 2, 1, 2]
     np.testing.assert_allclose(evaluate(program, [x]), f(x))
 

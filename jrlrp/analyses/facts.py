@@ -1,0 +1,160 @@
+"""What is known of every value before anything runs: its interval, where it varies, whether it is a single scalar."""
+
+from collections import ChainMap
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jrlrp.primitives.axes import varying_along
+from jrlrp.primitives.intervals import Interval, intersection, of_dtype, of_literal, union, widened
+from jrlrp.primitives.row import Op
+from jrlrp.trace.control import Body, ControlFlow
+from jrlrp.trace.program import Equation, Literal, Program, Region, Var
+from jrlrp.trace.walk import Walk
+
+
+@dataclass(frozen=True)
+class Fact:
+    """What is known of one variable.
+
+    Attributes:
+      interval: the interval that its entries lie in.
+      varying: the dimensions along which they may differ.
+      scalar: whether all of them are those of a value of shape (). An array with one entry is an array, like the bias
+        of a layer with one unit.
+      number: whether that scalar is a number that stands in the program.
+      fixed: whether it is computed from numbers that stand in the program, and from nothing else.
+    """
+
+    interval: Interval
+    varying: frozenset[int]
+    scalar: bool = False
+    number: bool = False
+    fixed: bool = False
+
+    def joined(self, other: "Fact") -> "Fact":
+        """Return what holds of both."""
+        flags = self.scalar and other.scalar, self.number and other.number, self.fixed and other.fixed
+        return Fact(union(self.interval, other.interval), self.varying | other.varying, *flags)
+
+    def slices(self, v: Var) -> "Fact":
+        """Return the fact of slices `v` along the leading axis."""
+        return replace(self, varying=frozenset(d - 1 for d in self.varying if d), scalar=self.scalar or not v.shape)
+
+    def stack(self) -> "Fact":
+        """Return the fact of a stack of such slices."""
+        varying = frozenset({0, *(d + 1 for d in self.varying)})
+        return Fact(self.interval, varying, self.number, self.number, self.fixed)
+
+
+class Facts(Walk[Fact]):
+    """The facts of all variables of a program and of the bodies of its control flow."""
+
+    def __init__(self, program: Program):
+        super().__init__()
+        self.definition: dict[Var, Equation] = {}
+        known = {v: _of_numbers(v, c) for v, c in program.constants.items() if _is_small(c)}
+        self.over(program.equations, known)
+
+    def __getitem__(self, v: Var) -> Fact:
+        fact = self.look(self.values, v)
+        return _unknown(v) if fact is None else fact
+
+    def interval(self, v: Var) -> Interval:
+        return self[v].interval
+
+    def varying(self, v: Var) -> frozenset[int]:
+        return self[v].varying
+
+    def add(self, eqn: Equation) -> None:
+        """Take in an equation that was put into the program, with outputs of its own."""
+        self.values.update(self.made(eqn, self.values))
+
+    def look(self, values: Mapping[Var, Fact], v: Var) -> Fact | None:
+        if isinstance(v, Literal):
+            return Fact(of_literal(v.value), frozenset(), True, True, True)
+        return values.get(v)
+
+    def join(self, old: Fact, new: Fact) -> Fact:
+        return old.joined(new)
+
+    def widen(self, old: Fact, new: Fact) -> Fact:
+        return replace(new, interval=widened(old.interval, new.interval))
+
+    def enter(self, flow: ControlFlow, body: Body, k: int, value: Fact | None, inner: Var) -> Fact | None:
+        value = _unknown(inner) if value is None else value
+        return value.slices(inner) if k in body.sliced else value
+
+    def leave(self, flow: ControlFlow, body: Body, k: int, value: Fact | None, outer: Var) -> Fact | None:
+        value = _unknown(body.program.outputs[k]) if value is None else value
+        return value.stack() if k in body.stacked else value
+
+    def made(self, step: Equation, values: Mapping[Var, Fact]) -> Iterable[tuple[Var, Fact]]:
+        self.definition.update(dict.fromkeys(step.outputs, step))
+        if isinstance(step, Region):
+            known = ChainMap[Var, Fact]({}, values)  # type: ignore[arg-type] - only the first is written to
+            for eqn in step.equations:
+                known.update(self.made(eqn, known))
+            self.definition.update(dict.fromkeys(step.outputs, step))
+            return [(v, self._narrowed(step, k, known, known[v])) for k, v in enumerate(step.outputs)]
+        found = [self._known(v, values) for v in step.inputs]
+        return [(v, self._fact(step, k, v, found)) for k, v in enumerate(step.outputs)]
+
+    def _known(self, v: Var, values: Mapping[Var, Fact]) -> Fact:
+        fact = self.look(values, v)
+        return _unknown(v) if fact is None else fact
+
+    def _narrowed(self, eqn: Equation, k: int, known: Mapping[Var, Fact], fact: Fact) -> Fact:
+        """Return the fact of what a region makes: what its row says holds too."""
+        if eqn.row.interval is None:
+            return fact
+        return replace(fact, interval=intersection(eqn.row.interval(eqn, k, [self._known(v, known).interval for v in eqn.data]), fact.interval))
+
+    def _fact(self, eqn: Equation, k: int, out: Var, known: list[Fact]) -> Fact:
+        """Return the fact of an equation's k-th output."""
+        row, everywhere = eqn.row, frozenset(d for d, n in enumerate(out.shape) if n != 1)
+        steady = row.pointwise or row.constancy
+        number = steady and bool(known) and all(fact.number for fact in known)
+        scalar = not out.shape or (steady and bool(known) and all(fact.scalar for fact in known))
+        varying = varying_along(eqn, [fact.varying for fact in known]) if steady else None
+        if row.op is Op.COUNT:
+            varying = frozenset([eqn.params["dimension"]])
+        where = everywhere if varying is None else varying & everywhere
+        interval = intersection(self._interval(eqn, k, known), of_dtype(out.dtype))
+        fixed = all(fact.fixed for fact in known) and not eqn.has_effects and (bool(known) or row.op is Op.COUNT)
+        return Fact(interval, where, scalar, number, fixed)
+
+    def _interval(self, eqn: Equation, k: int, known: list[Fact]) -> Interval:
+        if eqn.row.interval is None:
+            return of_dtype(eqn.outputs[k].dtype)
+        found = eqn.row.interval(eqn, k, [fact.interval for fact in known])
+        return intersection(self._relation(eqn), found)
+
+    def _relation(self, eqn: Equation) -> Interval:
+        """Return what follows from how two operands are related: x − floor(x) lies in [0, 1]."""
+        if eqn.op is Op.SUB:
+            a, b = eqn.inputs
+            floor = self.definition.get(b)
+            if floor is not None and floor.op is Op.FLOOR and floor.inputs[0] is a:
+                return (0.0, 1.0)
+        return of_dtype(eqn.outputs[0].dtype)
+
+
+def _is_small(value: Any) -> bool:
+    """Tell whether a constant is a known array of few integers: an index, say."""
+    return isinstance(value, (np.ndarray, jax.Array)) and (
+        not isinstance(value, jax.core.Tracer) and jnp.issubdtype(value.dtype, jnp.integer) and 0 < value.size < 10_000
+    )
+
+
+def _of_numbers(v: Var, value: Any) -> Fact:
+    known = np.asarray(value)
+    return replace(_unknown(v), interval=(float(known.min()), float(known.max())))
+
+
+def _unknown(v: Var) -> Fact:
+    return Fact(of_dtype(v.dtype), frozenset(d for d, n in enumerate(v.shape) if n != 1), not v.shape)

@@ -1,0 +1,151 @@
+"""Flat program → `Graph`: the passes that decide what each equation is, in order."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import jax.numpy as jnp
+
+from jrlrp.analyses.activity import Flow, activity_of, body_flow, flow_of
+from jrlrp.analyses.batch import Batch, batch_of
+from jrlrp.analyses.facts import Facts
+from jrlrp.analyses.place import placed
+from jrlrp.graph.graph import Graph, ended, schedule
+from jrlrp.graph.nodes import Activation, Choice, Control, Custom, LogSumExp, Movement, Node, Opaque, Softmax
+from jrlrp.primitives.row import Axis, Op
+from jrlrp.recognition.affine import affine_layers
+from jrlrp.recognition.combine import combinations, join_sums
+from jrlrp.recognition.elementwise import Link, activations, elementwise_links
+from jrlrp.recognition.norms import normalisations, with_normalisations
+from jrlrp.rewrites.spell_out import spelled_out
+from jrlrp.trace.control import ControlFlow
+from jrlrp.trace.program import Equation, Program, Var
+
+_CONTROL = {Op.SCAN: "scan", Op.COND: "cond", Op.REMAT: "remat", Op.SHARD_MAP: "shard_map"}
+_SOFTMAXES: dict[Op, Any] = {Op.SOFTMAX: Softmax, Op.LOG_SUM_EXP: LogSumExp}
+# The nodes of equations that stand alone, by the kinds of their rows.
+_ALONE: dict[str, tuple[Any, str]] = {
+    "movement": (Movement, "movement"),
+    "embedding": (Movement, "embedding"),
+    "max_pool": (Choice, "max_pool"),
+}
+
+
+def build(
+    program: Program, explained: Sequence[Var], outputs: Sequence[Var], ids: frozenset[Var] = frozenset()
+) -> Graph:
+    """Group a program's equations into nodes.
+
+    Args:
+      program: the flat program.
+      explained: the inputs whose relevance is wanted.
+      outputs: the variables that relevance starts from.
+      ids: the integers that have a carrier.
+    """
+    program, same = spelled_out(program, explained)
+    outputs = [same.get(v, v) for v in outputs]
+    facts = Facts(program)
+    activity = activity_of(program, explained, outputs, ids)
+    batch = batch_of(program, explained, activity.needed, facts)
+    flow = flow_of(program, activity, explained, outputs, facts)
+    read = with_normalisations(flow)
+    if read is not program:
+        program, facts = read, Facts(read)
+        activity = activity_of(program, explained, outputs, ids)
+        flow = flow_of(program, activity, explained, outputs, facts)
+    return placed(replace(_grouped(flow, batch.axes), batch=batch))
+
+
+def _grouped(flow: Flow, axes: Mapping[Var, Axis], whole: bool = False) -> Graph:
+    """Return the graph of a program or, with `whole`, of a body, all of whose outputs are wanted."""
+    taken: set[Equation] = set()
+    nodes: list[Node] = _customs(flow, taken)
+    nodes += _controls(flow, axes, taken)
+    nodes += _softmaxes(flow, taken)
+    links = elementwise_links(flow)
+    nodes += normalisations(flow, links, taken)
+    nodes += _activations(flow, links, taken)
+    nodes += affine_layers(flow, links, taken)
+    nodes += combinations(flow, taken)
+    nodes = join_sums(flow, nodes)
+    nodes += [_single(flow, eqn) for eqn in flow.live if eqn not in taken and flow.active.intersection(eqn.outputs)]
+    nodes = [_informed(flow, axes, _real(node)) for node in nodes]
+    nodes = sorted(nodes, key=lambda node: flow.position[node.equations[-1]])
+    steps, rest = schedule(flow, nodes, whole)
+    return Graph(flow.program, steps, rest, flow.explained, flow.outputs, ended(flow, nodes))
+
+
+def _controls(flow: Flow, axes: Mapping[Var, Axis], taken: set[Equation]) -> list[Node]:
+    """Return the control flow that relevance passes, each of its bodies as a graph."""
+    nodes: list[Node] = []
+    for eqn in flow.live:
+        outputs = tuple(v for v in eqn.outputs if v in flow.active)
+        if isinstance(eqn, ControlFlow) and eqn.op is not Op.WHILE and outputs and eqn not in taken:
+            taken.add(eqn)
+            bodies = tuple(_grouped(body_flow(flow, body), axes, whole=True) for body in eqn.bodies)
+            inputs = tuple(dict.fromkeys(flow.active_inputs(eqn)))
+            kind = _CONTROL[eqn.op]
+            nodes.append(Control(kind=kind, equations=(eqn,), inputs=inputs, outputs=outputs, flow=eqn, bodies=bodies))
+    return nodes
+
+
+def _customs(flow: Flow, taken: set[Equation]) -> list[Node]:
+    """Return the equations that have rules of their own."""
+    nodes: list[Node] = []
+    for eqn in flow.live:
+        rule = eqn.rule
+        if rule is not None and flow.active.intersection(eqn.outputs):
+            taken.add(eqn)
+            inputs = tuple(dict.fromkeys(flow.active_inputs(eqn)))
+            nodes.append(Custom(kind="custom", equations=(eqn,), inputs=inputs, outputs=eqn.outputs, rule=rule))
+    return nodes
+
+
+def _softmaxes(flow: Flow, taken: set[Equation]) -> list[Node]:
+    nodes: list[Node] = []
+    for eqn in flow.live:
+        if eqn.op in _SOFTMAXES and eqn.output in flow.active:
+            taken.add(eqn)
+            inputs = tuple(dict.fromkeys(flow.active_inputs(eqn)))
+            cls = _SOFTMAXES[eqn.op]
+            nodes.append(
+                cls(kind=eqn.row.kind, equations=(eqn,), inputs=inputs, outputs=eqn.outputs, group=eqn.params["group"])
+            )
+    return nodes
+
+
+def _activations(flow: Flow, links: dict[Var, Link], taken: set[Equation]) -> list[Node]:
+    nodes: list[Node] = []
+    for curve in activations(flow, links):
+        if not taken.intersection(curve.equations):
+            equations = tuple(flow.order(set(curve.equations)))
+            taken.update(equations)
+            nodes.append(
+                Activation(kind="activation", equations=equations, inputs=(curve.source,), outputs=(curve.output,))
+            )
+    return nodes
+
+
+def _single(flow: Flow, eqn: Equation) -> Node:
+    """Return the node of an equation that stands alone."""
+    cls, kind = _ALONE.get(eqn.row.kind, (Opaque, "opaque"))
+    if eqn.op in (Op.MAX, Op.MIN, Op.CLAMP):
+        cls, kind = Choice, "max_pool"
+    return cls(kind=kind, equations=(eqn,), inputs=tuple(dict.fromkeys(flow.active_inputs(eqn))), outputs=eqn.outputs)
+
+
+def _real(node: Node) -> Node:
+    """Return the node, or an opaque one if complex numbers pass through it: the rules are for real ones."""
+    variables = (*node.inputs, *node.outputs, *node.constants)
+    if node.kind == "opaque" or not any(jnp.issubdtype(v.dtype, jnp.complexfloating) for v in variables):
+        return node
+    return Opaque(kind="opaque", equations=node.equations, inputs=node.inputs, outputs=node.outputs)
+
+
+def _informed(flow: Flow, axes: Mapping[Var, Axis], node: Node) -> Node:
+    return replace(
+        node,
+        intervals=tuple(flow.interval(v) for v in node.inputs),
+        input_axes=tuple(axes.get(v) for v in node.inputs),
+        output_axis=axes.get(node.output),
+    )

@@ -1,0 +1,241 @@
+"""The canonical program: one form for all spellings of the same mathematics, before anything is recognised.
+
+Equations are read in order, and some are read as another operation: a quotient as a softmax, say. A value keeps its
+variable, and is computed as the user's program computes it (see `Region`); only what it means changes. What is read
+later sees what was read before.
+"""
+
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from jrlrp.analyses.activity import dependent_on
+from jrlrp.analyses.facts import Facts
+from jrlrp.primitives import axes as at
+from jrlrp.primitives.row import Op, Row
+from jrlrp.rewrites.forms import Forms
+from jrlrp.trace.control import ControlFlow
+from jrlrp.trace.groups import Segments
+from jrlrp.trace.program import Added, Equation, Literal, Program, Region, Var
+
+# A rewrite gets the writer and an equation; it returns whether it gave the equation's output another meaning.
+Rewrite = Callable[["Writer", Equation], bool]
+
+
+def canonical(program: Program, explained: Iterable[Var], passes: Sequence[Sequence[Rewrite]]) -> Program:
+    """Return the program with each equation read as what it means.
+
+    Args:
+      program: the program.
+      explained: its inputs that are explained.
+      passes: what to try with each equation, the first that fits being taken, in one pass after the other.
+    """
+    explained = tuple(explained)
+    for rewrites in passes:
+        program = _rewritten(program, Facts(program), dependent_on(program, explained), rewrites)
+    return program
+
+
+def _rewritten(program: Program, facts: Facts, dependent: set[Var], rewrites: Sequence[Rewrite]) -> Program:
+    writer = Writer(program, facts, dependent)
+    for eqn in program.equations:
+        eqn = eqn.reading(writer.same)
+        if isinstance(eqn, ControlFlow):
+            bodies = (_rewritten(body.program, facts, dependent, rewrites) for body in eqn.bodies)
+            pairs = zip(eqn.bodies, bodies, strict=True)
+            eqn = replace(eqn, bodies=tuple(replace(body, program=inner) for body, inner in pairs))
+            writer.write(eqn)
+        elif not writer.merge(eqn):
+            writer.write(eqn)
+            if dependent.intersection(eqn.outputs) and len(eqn.outputs) == 1 and eqn.rule is None:
+                any(rewrite(writer, eqn) for rewrite in rewrites)
+    outputs = tuple(writer.same.get(v, v) for v in program.outputs)
+    return replace(program, equations=tuple(writer.equations), outputs=outputs)
+
+
+def expanded(program: Program) -> Program:
+    """Return the program with the user's equations in the place of regions."""
+    equations: list[Equation] = []
+    made: set[Var] = set()
+    for eqn in program.equations:
+        if isinstance(eqn, ControlFlow):
+            eqn = replace(eqn, bodies=tuple(replace(body, program=expanded(body.program)) for body in eqn.bodies))
+        for inner in eqn.flat:
+            if not made.intersection(inner.outputs):
+                equations.append(inner)
+                made.update(inner.outputs)
+    return replace(program, equations=tuple(equations))
+
+
+class Writer:
+    """A program being written.
+
+    Attributes:
+      equations: what is written so far.
+      forms: reads it.
+      same: for each variable that is gone, an equal one that takes its place.
+      dependent: the variables whose values depend on the explained inputs.
+    """
+
+    def __init__(self, program: Program, facts: Facts, dependent: set[Var]):
+        self.equations: list[Equation] = []
+        self.facts, self.dependent = facts, dependent
+        self.forms = Forms(facts)
+        self.same: dict[Var, Var] = {}
+        self.forms.uses.update(v for eqn in program.equations for v in eqn.inputs)
+        self.forms.uses.update(program.outputs)
+        self._position: dict[Var, int] = {}
+        self._clock = 0
+        self._seen: dict[Hashable, Equation] = {}
+
+    def write(self, eqn: Equation) -> None:
+        self._clock += 1
+        self._position.update(dict.fromkeys(eqn.outputs, self._clock))
+        self.equations.append(eqn)
+        self.forms.take(eqn)
+
+    def merge(self, eqn: Equation) -> bool:
+        """Let the outputs of an equation be those of an equal one before it, and tell whether there is one."""
+        key = _key(eqn)
+        if key is None:
+            return False
+        earlier = self._seen.setdefault(key, eqn)
+        if earlier is eqn:
+            return False
+        self.same.update(zip(eqn.outputs, earlier.outputs, strict=True))
+        for v, kept in zip(eqn.outputs, earlier.outputs, strict=True):
+            self.forms.uses[kept] += self.forms.uses[v]
+        return True
+
+    def add(
+        self,
+        row: Row,
+        inputs: Sequence[Var],
+        function: Callable,
+        like: Var,
+        *,
+        changed: Sequence[int] = (),
+        **params: Any,
+    ) -> Var:
+        """Write a new equation of a value that the program does not have, and return its variable.
+
+        Args:
+          row: what it computes.
+          inputs: its operands.
+          function: computes it, from their values.
+          like: a variable of the output's shape and dtype, with whose path and source it goes.
+          changed: the dimensions that are others than the operands'.
+          params: what the row asks of the equation.
+        """
+
+        def places(operand: int, axis: Any) -> Any:
+            kept = inputs[operand].ndim == out.ndim and axis.dim not in changed
+            return axis if kept and inputs[operand].shape[axis.dim] == out.shape[axis.dim] else None
+
+        out = Var(like.shape, like.dtype)
+        near = self.forms.definition.get(like)
+        path, line = (near.path, near.source) if near is not None else ("", "")
+        row = replace(row, axes=at.AS_TOLD)
+        self._take(Added(row, tuple(inputs), (out,), params, path, line, None, lambda *x: [function(*x)], places))
+        return out
+
+    def apply(self, eqn: Equation, x: Var, like: Var, k: int = 0) -> Var:
+        """Write an equation again with another k-th operand, and return what it makes in place of `like`."""
+        outputs = tuple(Var(v.shape, x.dtype if not _changes_dtype(eqn) else v.dtype) for v in eqn.outputs)
+        inputs = tuple(x if n == k else v for n, v in enumerate(eqn.inputs))
+        self._take(replace(eqn, inputs=inputs, outputs=outputs))
+        return outputs[eqn.outputs.index(like)]
+
+    def _take(self, eqn: Equation) -> None:
+        self.facts.add(eqn)
+        if any(v in self.dependent for v in eqn.inputs):
+            self.dependent.update(eqn.outputs)
+        self.forms.uses.update([*eqn.inputs, *eqn.outputs])
+        self.write(eqn)
+
+    def rewrite(self, old: Equation, new: Equation) -> None:
+        """Write an equation in the place of another that makes the same variable."""
+        k = next(k for k in range(len(self.equations) - 1, -1, -1) if self.equations[k].outputs == old.outputs)
+        self.facts.add(new)
+        if any(v in new.inputs for later in self.equations[k + 1 :] for v in later.outputs):
+            del self.equations[k]
+            self.write(new)
+        else:
+            self.equations[k] = new
+            self.forms.take(new)
+
+    def read_as(self, eqn: Equation, row: Row, data: Sequence[Var], stop: Iterable[Var] = (), **params: Any) -> bool:
+        """Let an equation's output mean another operation.
+
+        Args:
+          eqn: the last of the equations that compute it.
+          row: the operation.
+          data: the variables that it is a function of; all else is held.
+          stop: the variables that it is computed from, if not from `data`.
+        """
+        (out,) = eqn.outputs
+        inner = self._between([*data, *stop], eqn)
+        made = {v for e in inner for v in e.outputs}
+        read = dict.fromkeys(v for e in inner for v in e.inputs if not isinstance(v, Literal))
+        group = params.get("group")
+        if isinstance(group, Segments):
+            read[group.index] = None
+        held = tuple(v for v in read if v not in made and v not in data)
+        region = Region(
+            row, (*data, *held), (out,), params, eqn.path, eqn.source, None, equations=inner, count=len(data)
+        )
+        self.rewrite(eqn, region)
+        return True
+
+    def _between(self, start: Sequence[Var], eqn: Equation) -> tuple[Equation, ...]:
+        """Return the equations by which `start` comes to an equation's output, in order, that equation the last."""
+        first = min((self._position.get(v, -1) for v in start), default=-1)
+        reaches: dict[Var, bool] = dict.fromkeys(start, True)
+        found: dict[int, Equation] = {}
+        pending = [v for v in eqn.inputs if v in self._position]
+        order: list[Var] = []
+        while pending:  # all that comes after the start and before the equation, made of cheap operations
+            v = pending.pop()
+            if v in reaches or self._position[v] <= first:
+                continue
+            reaches[v] = False
+            order.append(v)
+            inner = self.forms.definition[v]
+            if v in self.dependent and _is_cheap(inner):
+                pending += [u for u in inner.inputs if u in self._position]
+        for v in sorted(order, key=self._position.__getitem__):
+            inner = self.forms.definition[v]
+            if _is_cheap(inner) and any(reaches.get(u) for u in inner.inputs):
+                reaches[v] = True
+                found[self._position[v]] = inner
+        return (*(found[k] for k in sorted(found)), eqn)
+
+
+def _changes_dtype(eqn: Equation) -> bool:
+    return eqn.op is Op.CAST and eqn.inputs[0].dtype != eqn.output.dtype
+
+
+_DEAR = frozenset({Op.DOT, Op.CONV, Op.SCAN, Op.COND, Op.WHILE, Op.REMAT, Op.SHARD_MAP})
+
+
+def _is_cheap(eqn: Equation) -> bool:
+    """Tell whether an equation may be computed again within another: it neither multiplies matrices nor loops."""
+    return eqn.op not in _DEAR and eqn.row.kind not in ("opaque", "linear") and eqn.rule is None
+
+
+def _key(eqn: Equation) -> Hashable | None:
+    """Return what two equations that compute the same have in common; None for those that may have effects."""
+    if eqn.has_effects or eqn.rule is not None or not eqn.inputs and eqn.op is not Op.COUNT:
+        return None
+    operands: list[Hashable] = [
+        ("number", str(v.value), str(v.dtype)) if isinstance(v, Literal) else v for v in eqn.inputs
+    ]
+    if eqn.op in (Op.ADD, Op.MUL, Op.MAX, Op.MIN):  # the order of two operands does not matter
+        operands.sort(key=lambda operand: (isinstance(operand, tuple), id(operand) if isinstance(operand, Var) else 0))
+    shapes = tuple((v.shape, str(v.dtype)) for v in eqn.outputs)
+    try:
+        params = frozenset(eqn.params.items())
+        hash(params)
+    except TypeError:
+        return None
+    return eqn.row.name, tuple(operands), params, shapes

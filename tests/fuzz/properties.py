@@ -1,0 +1,202 @@
+"""What has to hold of every program under every rule. Each property raises an AssertionError that says what does not.
+
+Maps are compared in parts of their largest entry. How far rounding, or the stabilisers of rules, may move them is
+measured: `sensitivity` is how far they move if the inputs do by a millionth.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from fuzz.programs import Program, respelt
+from fuzz.table import N
+from oracles import gradient_times_input
+
+import jrlrp
+
+BOUND = 30.0  # inputs lie within ± this
+RULES: dict[str, Callable[[], Any]] = {
+    "default": lambda: None,
+    "relative": jrlrp.relative,
+    "relative, ratio": lambda: jrlrp.relative("ratio"),
+    "relative, symmetric": lambda: jrlrp.relative("symmetric"),
+    "epsilon": jrlrp.epsilon,
+    "epsilon_plus": jrlrp.epsilon_plus,
+    "epsilon_plus_flat": jrlrp.epsilon_plus_flat,
+    "epsilon_gamma_box": lambda: jrlrp.epsilon_gamma_box(-BOUND, BOUND),
+    "epsilon_alpha2_beta1": jrlrp.epsilon_alpha2_beta1,
+    "epsilon_alpha2_beta1_flat": jrlrp.epsilon_alpha2_beta1_flat,
+    "excitation_backprop": jrlrp.excitation_backprop,
+    "deep_taylor": jrlrp.deep_taylor,
+    "attn_lrp": jrlrp.attn_lrp,
+    "cp_lrp": jrlrp.cp_lrp,
+    "gradient_times_input": jrlrp.gradient_times_input,
+    "Zero()": jrlrp.Zero,
+    "Gamma()": jrlrp.Gamma,
+    "WSquare()": jrlrp.WSquare,
+    "Epsilon(0.1)": lambda: jrlrp.Epsilon(0.1),
+}
+
+
+class UnexplainedError(Exception):
+    """A program that cannot be explained, which one property alone reports."""
+
+
+def explain(fun: Callable, x: Any, rules: str, transform: Callable = lambda f: f) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        value, r = transform(jrlrp.value_and_relevance(fun, rules=RULES[rules]()))(x)
+    except Exception as error:
+        raise UnexplainedError from error
+    return np.asarray(value), np.asarray(r)
+
+
+@lru_cache(maxsize=64)
+def explained(program: Program, rules: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return value and map of a program at its own inputs, in float64."""
+    return explain(program, jnp.asarray(program.inputs()), rules)
+
+
+@lru_cache(maxsize=64)
+def sensitivity(program: Program, rules: str) -> float:
+    x = program.inputs()
+    moved = x * (1 + 1e-6 * np.random.default_rng(1).choice([-1.0, 1.0], size=x.shape))
+    return _largest(explain(program, jnp.asarray(moved), rules)[1] - explained(program, rules)[1])
+
+
+def _largest(r: Any) -> float:
+    return float(np.max(np.abs(r), initial=0))
+
+
+def same(found: np.ndarray, wanted: np.ndarray, tolerance: float, what: str, rules: str) -> None:
+    """Assert that two maps are the same but for `tolerance`."""
+    away, size = _largest(found - wanted), _largest(wanted)
+    if away <= tolerance:
+        return
+    worst = tuple(map(int, np.unravel_index(np.argmax(np.abs(found - wanted)), found.shape)[:-1]))
+    apart = f"{away / size if size else np.inf:.2g} of the largest entry apart ({tolerance=:.1g})"
+    with np.printoptions(precision=4, suppress=True):
+        raise AssertionError(f"{what} under {rules}: {apart}, at {worst} {found[worst]} for {wanted[worst]}")
+
+
+def rounding(program: Program, rules: str) -> float:
+    """Return how far rounding alone may move a program's map."""
+    fine = 1e-9 * _largest(explained(program, rules)[1]) + 1e-3 * sensitivity(program, rules)
+    return fine * 1e4 if program.rounded else fine
+
+
+def value(program: Program, rules: str) -> None:
+    found, _ = explained(program, rules)
+    wanted = np.asarray(program(jnp.asarray(program.inputs())))
+    tolerance = 1e-4 if program.rounded else 1e-9
+    np.testing.assert_allclose(found, wanted, tolerance, tolerance, err_msg="the value is not the function's")
+
+
+def finite(program: Program, rules: str) -> None:
+    with jax.enable_x64(False):
+        for dtype in (jnp.float32, jnp.bfloat16):
+            x = jnp.asarray(program.inputs(), dtype)
+            if np.isfinite(np.asarray(program(x), np.float32)).all():
+                _, r = explain(program, x, rules)
+                wrong = np.sum(~np.isfinite(r.astype(np.float32)))
+                assert not wrong, f"{wrong} entries of the {dtype.__name__} map under {rules} are not finite"
+
+
+def gradient(program: Program, rules: str) -> None:
+    _, found = explained(program, "gradient_times_input")
+    wanted = np.asarray(gradient_times_input(program.logits, jnp.asarray(program.inputs())))
+    same(found, wanted, rounding(program, "gradient_times_input"), "not x · gradient", "gradient_times_input")
+
+
+def jitted(program: Program, rules: str) -> None:
+    _, found = explain(program, jnp.asarray(program.inputs()), rules, jax.jit)
+    same(found, explained(program, rules)[1], rounding(program, rules), "jit is not eager", rules)
+
+
+def alone(program: Program, rules: str) -> None:
+    batch = explained(program, rules)[1]
+    x = jnp.asarray(program.inputs())
+    rows = np.concatenate([explain(program, x[k : k + 1], rules)[1] for k in range(N)])
+    for k in range(N):
+        same(batch[k], rows[k], rounding(program, rules), f"example {k} in the batch is not as alone", rules)
+
+
+def vmapped(program: Program, rules: str) -> None:
+    one = lambda x: program(x[None])[0]
+    x = jnp.asarray(program.inputs())
+    found = explain(one, x, rules, jax.vmap)[1]
+    loop = np.stack([explain(one, x[k], rules)[1] for k in range(N)])
+    same(found, loop, rounding(program, rules), "vmap is not a loop", rules)
+    mapped = explain(jax.vmap(one), x, rules)[1]
+    same(mapped, loop, rounding(program, rules), "relevance of vmap is not vmap of relevance", rules)
+
+
+def audited(program: Program, rules: str) -> None:
+    explained(program, rules)
+    audit = jrlrp.audit(program, jnp.asarray(program.inputs()), rules=RULES[rules]())
+    size = float(np.sum(audit.size_received) + np.abs(audit.output))
+    gap = abs(float(audit.gap))
+    limit = 1e-4 if program.rounded else 1e-9
+    assert gap <= limit * size, f"the audit under {rules} has a gap of {gap:.3g} of an output of {audit.output:.3g}"
+
+
+def spelt(program: Program, rules: str) -> None:
+    other = respelt(program)
+    found, wanted = explained(program, rules)[1], explained(other, rules)[1]
+    moved = min(sensitivity(program, rules), sensitivity(other, rules))
+    size = min(_largest(found), _largest(wanted))
+    tolerance = (1e-4 if program.rounded else 1e-6) * size + 50 * moved
+    same(found, wanted, tolerance, "this is not the map of the same program in plain spellings", rules)
+
+
+def ended(program: Program, rules: str) -> None:
+    """An increasing ending is explained at the logits."""
+    if program.ending == "none":
+        return
+    bare = replace(program, ending="none")
+    wanted = explained(bare, rules)[1]
+    tolerance = rounding(bare, rules) * (1e4 if program.rounded else 1)
+    same(explained(program, rules)[1], wanted, tolerance, f"{program.ending!r} is not at its logits", rules)
+
+
+def unsurprising(program: Program, rules: str) -> None:
+    x = jnp.asarray(program.inputs())
+    try:
+        plan = jrlrp.plan(program, x, rules=RULES[rules]())
+        jrlrp.value_and_relevance(program, rules=RULES[rules]())(x)
+    except jrlrp.JrlrpError as error:
+        raise AssertionError(f"{type(error).__name__} under {rules}: {error}") from error
+    except Exception as error:
+        raise AssertionError(f"a foreign {type(error).__name__} under {rules}: {error}") from error
+    assert not plan.unsupported, f"unsupported: {plan.unsupported}"
+
+
+def recognised(program: Program, rules: str) -> None:
+    """Each recognised region, at random values, is its node's definition. (To come: it needs the library's insides.)"""
+
+
+PROPERTIES: dict[str, Callable[[Program, str], None]] = {
+    "value": value,
+    "finite": finite,
+    "gradient × input": gradient,
+    "jit = eager": jitted,
+    "batch = alone": alone,
+    "vmap = loop": vmapped,
+    "audit closes": audited,
+    "equal spellings": spelt,
+    "at the logits": ended,
+    "no surprise": unsurprising,
+    "recognised": recognised,
+}
+
+
+def check(name: str, program: Program, rules: str) -> bool:
+    """Assert a property; return whether the program could be explained, without which the others say nothing."""
+    try:
+        PROPERTIES[name](program, rules)
+    except UnexplainedError:
+        return False
+    return True
