@@ -204,8 +204,7 @@ def plan(
     traced = trace_function(fun, args, kwargs, chosen)
     found = {} if traced.gradient else {node: chosen.composite.rule_for(node) for node in traced.graph.nodes}
     faults = {node: reason for node, rule in found.items() if (reason := fault(node, rule)) is not None}
-    rules = {node: rule for node, rule in found.items() if rule is not None}
-    reach = traced.reach(rules)
+    reach = traced.reach({node: rule for node, rule in found.items() if rule is not None})
     idle = without_effect(chosen.composite, traced.graph.nodes)
     return make_plan(traced.graph, found, faults, traced.unsupported, str(reach) if reach.missed else "", idle)
 

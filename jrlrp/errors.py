@@ -1,7 +1,13 @@
 """The library's errors. Each says what was given, what was expected and what to do."""
 
+import contextlib
+import os
+import sys
+import warnings
 from collections.abc import Iterable
 from typing import Any
+
+import jax
 
 
 class JrlrpError(Exception):
@@ -10,6 +16,19 @@ class JrlrpError(Exception):
 
 class JrlrpWarning(UserWarning):
     """Something of the explanation is not what its user may think it is; `plan` says the same."""
+
+
+def warn(message: str) -> None:
+    """Warn with a `JrlrpWarning` at the user's line: the innermost outside this package, JAX and Python's own."""
+    frame, level = sys._getframe(), 1
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_INSIDE):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(JrlrpWarning(message), stacklevel=level)
+
+
+_INSIDE = tuple(
+    os.path.dirname(os.path.abspath(file)) + os.sep for file in (__file__, jax.__file__, contextlib.__file__)
+)
 
 
 class ArgumentError(JrlrpError, ValueError):

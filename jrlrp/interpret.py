@@ -11,7 +11,8 @@ import numpy as np
 
 from jrlrp.errors import RuleError, describe
 from jrlrp.graph.graph import Graph
-from jrlrp.graph.layers import layer_of, wide
+from jrlrp.graph.layers import layer_of
+from jrlrp.graph.linear_layer import wide
 from jrlrp.graph.nodes import Control, Node
 from jrlrp.probes import Passage, Probe
 from jrlrp.rules.base import Rule, saturate

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from jrlrp.errors import ArgumentError
 from jrlrp.graph.graph import Graph
-from jrlrp.graph.layers import wide
+from jrlrp.graph.linear_layer import wide
 from jrlrp.graph.nodes import Control, Node
 from jrlrp.primitives.row import Op
 from jrlrp.rules.base import Array, Rule, bound, saturate

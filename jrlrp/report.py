@@ -242,6 +242,13 @@ def _sum(relevances: Sequence[Any], dtype: Any) -> Any:
     return sum((jnp.sum(r.astype(dtype)) for r in relevances), jnp.zeros((), dtype))
 
 
+_THOUSANDFOLD = 1000
+_ADVICE = (
+    "contributions cancel there, and the map is mostly what is left of that; take a larger epsilon for it, or a rule "
+    "that divides by no such sum: RelativePlus(), ZPlus(), of a sum ShareAbsolute()"
+)
+
+
 def _audit_lines(audit: Audit) -> list[str]:
     """Return the table of an audit, without the nodes through which relevance only moves, and what it comes to."""
     head = ("node", "kind", "rule", "received", "passed on", "by bias", "by stabiliser", "otherwise", "growth of Σ|R|")
@@ -262,6 +269,8 @@ def _audit_lines(audit: Audit) -> list[str]:
         loss, rise = int(np.argmax(np.abs(audit.absorbed))), int(np.argmax(audit.growth))
         lines.append(f"most is absorbed at {_place(audit, loss)}: {audit.absorbed[loss]:.4g}")
         lines.append(f"Σ|R| grows most at {_place(audit, rise)}: × {audit.growth[rise]:.3g}")
+    grown = np.flatnonzero((audit.growth >= _THOUSANDFOLD) & (audit.size_passed > noise))
+    lines += [f"at {_place(audit, int(k))} Σ|R| grows × {audit.growth[k]:.3g}: {_ADVICE}" for k in grown]
     lines += [f"relevance saturates at {_place(audit, int(k))}" for k in np.flatnonzero(audit.saturated)]
     return lines
 

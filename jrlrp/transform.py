@@ -1,7 +1,6 @@
 """From a function and its arguments to a graph and its pullback: what every public function begins with."""
 
 import operator
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,7 +11,7 @@ import jax.numpy as jnp
 from jrlrp.composites.composite import Composite, as_composite, choose_rules
 from jrlrp.composites.presets import relative_plus
 from jrlrp.analyses.reach import reached
-from jrlrp.errors import ArgumentError, JrlrpWarning, UnreachedError, UnsupportedError, describe
+from jrlrp.errors import ArgumentError, UnreachedError, UnsupportedError, describe, warn
 from jrlrp.graph.graph import Graph
 from jrlrp.graph.nodes import Node, Opaque
 from jrlrp.interpret import NO_PROBES, evaluate_rest, interpret, made_before
@@ -145,7 +144,7 @@ class Traced:
         ends = [f"{describe(eqn)}" for eqn in self.graph.ended]
         ends += [f"{node.kind} {describe(node)}: {rules[node]!r} hands nothing on to some of it" for node in blocking]
         missed = [name for name, v in zip(self.names, own, strict=True) if v not in found]
-        return Reach(tuple(missed), len(missed) == len(own), tuple(dict.fromkeys(ends)))
+        return Reach(tuple(missed), bool(own) and len(missed) == len(own), tuple(dict.fromkeys(ends)))
 
     def lost_batch_axis(self, rules: Mapping[Node, Rule]) -> Equation | None:
         """Return the equation at which the batch axis was lost that one of the rules needs; None if all is well."""
@@ -159,9 +158,9 @@ class Traced:
         if reach.nothing:
             raise UnreachedError(reach.missed, reach.ends)
         if reach.missed:
-            warnings.warn(JrlrpWarning(f"{reach}; they get 0."), stacklevel=5)
+            warn(f"{reach}; they get 0.")
         if (eqn := self.lost_batch_axis(rules)) is not None:
-            warnings.warn(JrlrpWarning(lost_batch_axis(eqn)), stacklevel=5)
+            warn(lost_batch_axis(eqn))
 
     def explain(self, probes: Mapping[Node, Probe] = NO_PROBES) -> Explained:
         """Run the function forwards so that relevance can come back; raises before anything runs."""

@@ -255,7 +255,7 @@ def iterated(a, b):
     return lax.custom_linear_solve(lambda v: a @ v, b, lambda _, b: inverse @ b, lambda _, b: inverse.T @ b)
 
 
-SOLVES = {"triangular_solve": (triangular, np.tril(MATRIX)), "custom_linear_solve": (iterated, MATRIX)}
+SOLVES = {"triangular_solve": (triangular, np.tril(MATRIX)), "linear_solve": (iterated, MATRIX)}
 
 
 @pytest.mark.parametrize("name", SOLVES)
@@ -275,7 +275,7 @@ def test_a_solve_is_not_linear_in_its_matrix(name, both):
     solve, matrix = SOLVES[name]
     argnums = (0, 1) if both else 0
     (node,) = jrlrp.plan(solve, matrix, SIDE, argnums=argnums).unsupported
-    assert name in node.equations
+    assert name in " ".join(node.equations)
     with pytest.raises(jrlrp.UnsupportedError, match=name):
         jrlrp.relevance(solve, argnums, target="all")(matrix, SIDE)
     # By gradient × input, the relevance of the solution being the solution itself.
@@ -293,7 +293,7 @@ def test_a_solve_is_not_linear_in_what_its_product_closes_over():
     def f(a):
         return lax.custom_linear_solve(lambda v: a @ v, jnp.asarray(SIDE), lambda _, b: inverse @ b)
 
-    with pytest.raises(jrlrp.UnsupportedError, match="custom_linear_solve"):
+    with pytest.raises(jrlrp.UnsupportedError, match="linear_solve"):
         jrlrp.relevance(f, target="all")(MATRIX)
 
 
@@ -489,9 +489,10 @@ def test_the_sign_of_a_factor_after_an_average_pool_is_no_weight_of_the_pool(nam
     """A factor passes relevance on, and the pool shares it by its own weights, which are positive."""
     scaled, factor = FACTORS[name]
     own, oracle = POOL_RULES[rule]
-    rules = jrlrp.Composite(
-        [(jrlrp.match("average_pool"), own), (jrlrp.match("scale"), jrlrp.Pass())], base=jrlrp.epsilon(0.0)
-    )
+    entries = [(jrlrp.match("average_pool"), own)]
+    if np.ndim(factor):
+        entries.append((jrlrp.match("scale"), jrlrp.Pass()))
+    rules = jrlrp.Composite(entries, base=jrlrp.epsilon(0.0))
     f = lambda x: scaled(x.mean(0))
     w = np.tile(np.eye(3), (5, 1)) / 5
     expected = oracle(w, np.zeros(3), POOLED.ravel(), POOLED.mean(0) * factor).reshape(5, 3)
@@ -579,7 +580,8 @@ def test_a_convolution_with_groups_of_the_batch_is_its_unrolled_matrix(name, rul
     own, oracle = CONV_RULES[rule]
     w, b = oracles.affine(f, x)
     expected = oracle(w, b, x.ravel(), np.asarray(f(x)).ravel()).reshape(shape)
-    close(jrlrp.relevance(f, rules=own, target="all")(x), expected, 1e-5)
+    # One example of its own: along a leading axis of x, each group would be examples apart.
+    close(jrlrp.relevance(lambda x: f(x[0]), rules=own, target="all")(x[None])[0], expected, 1e-5)
 
 
 # Approximate choices.
@@ -659,7 +661,8 @@ def test_a_difference_of_thousands_knows_each_sign():
 
 def test_a_product_of_thousands_is_one():
     x, y = np.exp(normal(0, 2, 3) / 100)
-    f = lambda x, y: right_to_left(operator.mul, [1 + term * 1e-4 for term in terms(x, y)])
+    numbers = [1 + (number - 1) / 100 for number in NUMBERS]
+    f = lambda x, y: right_to_left(operator.mul, [n * (y if k % 2 else x) for k, n in enumerate(numbers)])
     shares = jrlrp.relevance(f, (0, 1), rules=jrlrp.epsilon(), target="all")(x, y)
     close(shares, [f(x, y) / 2, f(x, y) / 2], 1e-4)
 

@@ -7,7 +7,7 @@ slots along some axis depends on one example at most, in whatever order. Where t
 from collections import ChainMap
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -109,7 +109,7 @@ class _Examples(Walk[Value]):
             (first, *rest) = (value for _, value in known)
             return first if all(value == first for value in rest) else Mixed(step, False)
         if isinstance(step, Region):
-            inner = ChainMap[Var, Value]({}, values)  # type: ignore[arg-type] - only the first is written to
+            inner = ChainMap[Var, Value]({}, cast(dict, values))  # only the first is written to
             for eqn in step.equations:
                 inner.update(self.made(eqn, inner))
             return inner.get(step.output, Mixed(step, True))

@@ -3,14 +3,14 @@
 from collections import ChainMap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jrlrp.primitives.axes import varying_along
-from jrlrp.primitives.intervals import Interval, intersection, of_dtype, of_literal, union, widened
+from jrlrp.primitives.intervals import UNKNOWN, Interval, intersection, of_dtype, of_literal, union, widened
 from jrlrp.primitives.row import Op
 from jrlrp.trace.control import Body, ControlFlow
 from jrlrp.trace.program import Equation, Literal, Program, Region, Var
@@ -96,13 +96,13 @@ class Facts(Walk[Fact]):
     def made(self, step: Equation, values: Mapping[Var, Fact]) -> Iterable[tuple[Var, Fact]]:
         self.definition.update(dict.fromkeys(step.outputs, step))
         if isinstance(step, Region):
-            known = ChainMap[Var, Fact]({}, values)  # type: ignore[arg-type] - only the first is written to
+            known = ChainMap[Var, Fact]({}, cast(dict, values))  # only the first is written to
             for eqn in step.equations:
                 known.update(self.made(eqn, known))
             self.definition.update(dict.fromkeys(step.outputs, step))
             return [(v, self._narrowed(step, k, known, known[v])) for k, v in enumerate(step.outputs)]
         found = [self._known(v, values) for v in step.inputs]
-        return [(v, self._fact(step, k, v, found)) for k, v in enumerate(step.outputs)]
+        return [(v, self._fact(step, k, v, found, values)) for k, v in enumerate(step.outputs)]
 
     def _known(self, v: Var, values: Mapping[Var, Fact]) -> Fact:
         fact = self.look(values, v)
@@ -114,7 +114,7 @@ class Facts(Walk[Fact]):
             return fact
         return replace(fact, interval=intersection(eqn.row.interval(eqn, k, [self._known(v, known).interval for v in eqn.data]), fact.interval))
 
-    def _fact(self, eqn: Equation, k: int, out: Var, known: list[Fact]) -> Fact:
+    def _fact(self, eqn: Equation, k: int, out: Var, known: list[Fact], values: Mapping[Var, Fact]) -> Fact:
         """Return the fact of an equation's k-th output."""
         row, everywhere = eqn.row, frozenset(d for d, n in enumerate(out.shape) if n != 1)
         steady = row.pointwise or row.constancy
@@ -124,24 +124,38 @@ class Facts(Walk[Fact]):
         if row.op is Op.COUNT:
             varying = frozenset([eqn.params["dimension"]])
         where = everywhere if varying is None else varying & everywhere
-        interval = intersection(self._interval(eqn, k, known), of_dtype(out.dtype))
+        interval = intersection(self._interval(eqn, k, known, values), of_dtype(out.dtype))
         fixed = all(fact.fixed for fact in known) and not eqn.has_effects and (bool(known) or row.op is Op.COUNT)
         return Fact(interval, where, scalar, number, fixed)
 
-    def _interval(self, eqn: Equation, k: int, known: list[Fact]) -> Interval:
+    def _interval(self, eqn: Equation, k: int, known: list[Fact], values: Mapping[Var, Fact]) -> Interval:
         if eqn.row.interval is None:
             return of_dtype(eqn.outputs[k].dtype)
         found = eqn.row.interval(eqn, k, [fact.interval for fact in known])
-        return intersection(self._relation(eqn), found)
+        return intersection(self._relation(eqn, values), found)
 
-    def _relation(self, eqn: Equation) -> Interval:
-        """Return what follows from how two operands are related: x − floor(x) lies in [0, 1]."""
-        if eqn.op is Op.SUB:
-            a, b = eqn.inputs
-            floor = self.definition.get(b)
-            if floor is not None and floor.op is Op.FLOOR and floor.inputs[0] is a:
+    def _relation(self, eqn: Equation, values: Mapping[Var, Fact]) -> Interval:
+        """Return what follows from how two operands are related: x − floor(x) lies in [0, 1].
+
+        So does x ≥ 0 less what a cast makes of it, which cuts towards zero.
+        """
+        if eqn.op is not Op.SUB:
+            return UNKNOWN
+        (a, b), cut = eqn.inputs, False
+        interval = self._known(a, values).interval
+        while (eqn := self.definition.get(b)) is not None:
+            if eqn.op is Op.FLOOR and eqn.inputs[0] is a:
                 return (0.0, 1.0)
-        return of_dtype(eqn.outputs[0].dtype)
+            if eqn.op is Op.CAST:
+                cut = cut or jnp.issubdtype(eqn.output.dtype, jnp.integer)
+                b = eqn.inputs[0]
+            elif eqn.op is Op.SELECT and (which := self._known(eqn.inputs[0], values).interval)[0] == which[1]:
+                b = eqn.data[int(which[0])]
+            else:
+                break
+            if b is a and cut:
+                return (0.0 if interval[0] >= 0 else -1.0), (0.0 if interval[1] <= 0 else 1.0)
+        return UNKNOWN
 
 
 def _is_small(value: Any) -> bool:

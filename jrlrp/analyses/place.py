@@ -69,7 +69,8 @@ def placed(graph: Graph) -> Graph:
     walks: list[Walk] = [_Mixed(), _Mixing(), _Origins()]
     for walk in walks:
         walk.over(graph.own_nodes, {})
-    return _told(graph, *(walk.values for walk in walks), names=graph.names)
+    after, before, origins = (walk.values for walk in walks)
+    return _told(graph, after, before, origins, graph.names)
 
 
 def _told(graph: Graph, after: Mapping, before: Mapping, origins: Mapping, names: Mapping) -> Graph:

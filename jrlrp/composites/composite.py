@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from jrlrp.composites.matcher import Matcher, holds, match, name_of
+from jrlrp.composites.matcher import Matcher, holds, match
 from jrlrp.errors import ArgumentError, RuleError, describe
 from jrlrp.graph.nodes import KINDS, Custom, Node
 from jrlrp.rules.base import Rule
@@ -182,27 +182,23 @@ def _shown(entry: Entry) -> str:
 
 
 def _why(entry: Entry, nodes: Sequence[Node]) -> str:
-    """Say why an entry gives no node its rule."""
+    """Say why an entry gives no node its rule; a predicate is asked of the nodes alone that the rule serves."""
     matcher, rule = entry
-    fitting = [node for node in nodes if _might_fit(matcher, node)]
+    fitting = [node for node in nodes if not isinstance(matcher, Matcher) or replace(matcher, where=None)(node)]
     served = [node for node in fitting if node.kind in rule.kinds]
+    matched = [node for node in served if _serves(entry, node)]
     if not fitting:
         return "matches no node"
     if not served:
         of, serves = (", ".join(k for k in KINDS if k in kinds) for kinds in ({n.kind for n in fitting}, rule.kinds))
         return f"matches only nodes of kind {of}, and {type(rule).__name__} serves {serves}"
-    if all(node.native for node in served):
+    if not matched:
+        return f"matches no node that {type(rule).__name__} serves"
+    if all(node.native for node in matched):
         return "relevance moves through all that it matches, which has no rules"
-    if all(node.native or isinstance(node, Custom) for node in served):
+    if all(node.native or isinstance(node, Custom) for node in matched):
         return "all that it matches has rules of its own"
     return "later entries match all of its nodes"
-
-
-def _might_fit(matcher: Callable[[Node], Any], node: Node) -> bool:
-    try:
-        return bool(matcher(node))
-    except Exception:  # a predicate that was written for the kinds that the rule serves
-        return False
 
 
 def choose_rules(composite: Composite, nodes: Iterable[Node], unknown: str) -> dict[Node, Rule]:
@@ -233,7 +229,7 @@ def choose_rules(composite: Composite, nodes: Iterable[Node], unknown: str) -> d
         listed = "\n".join(faults)
         said.append(f"the composite has no rule for {len(faults)} node(s):\n{listed}\n{advice}")
     if idle := without_effect(composite, nodes):
-        names = dict.fromkeys(name_of(node) or node.path or node.kind for node in nodes if not node.native)
+        names = dict.fromkeys(node.name or node.path or node.kind for node in nodes if not node.native)
         known = ", ".join(list(names)[:12]) or "(none: no relevance passes anything)"
         entries = "1 entry of the composite has" if len(idle) == 1 else f"{len(idle)} entries of the composite have"
         said.append(

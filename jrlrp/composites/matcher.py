@@ -39,13 +39,8 @@ class Matcher:
 
 def _named(node: Node, path: str) -> bool:
     """Tell whether a node's module path or name is `path`, or one that it is a glob of."""
-    names = (node.path, name) if (name := name_of(node)) else (node.path,)  # a movement has no name
+    names = (node.path, node.name) if node.name else (node.path,)  # a movement has no name
     return path in names or any(fnmatchcase(given, path) for given in names)
-
-
-def name_of(node: Node) -> str:
-    """Return the name that `plan` prints, empty for movements."""
-    return getattr(node, "name", "")
 
 
 def holds(predicate: Callable[[Node], Any], node: Node) -> bool:

@@ -14,6 +14,9 @@ from jrlrp.rules.product import SignalTakesAll, Uniform, ValuesOnly
 from jrlrp.rules.relative import Relative, RelativePlus
 from jrlrp.rules.structure import Block, Pass, ShareAbsolute, ShareEqual, ShareRatio
 
+# What standardises the input of a network's first layer passes relevance on: it has nothing to share, and ε would divide
+# by its values where a pixel is near the mean.
+_STANDARDISATION = (match("scale", first=True, last=False), Pass())
 _SKIPS = {"absolute": ShareAbsolute(), "ratio": ShareRatio(0.0), "symmetric": ShareEqual()}
 
 
@@ -36,7 +39,8 @@ def relative(skip: str = "absolute") -> Composite:
     rule = Relative()
     return _preset(
         [
-            (match(("conv", "dense", "linear", "fixed", "average_pool")), rule),
+            (match(("conv", "dense", "linear", "average_pool")), rule),
+            (match("fixed"), ShareAbsolute()),
             (match(("normalisation", "scale")), Pass()),
             (match("sum"), _SKIPS[skip]),
             (match("product"), SignalTakesAll(rule)),
@@ -72,7 +76,7 @@ def epsilon(epsilon: Any = 1e-6) -> Composite:
 
     Source: Bach et al. 2015.
     """
-    return _preset([*classical(), (match("affine"), Epsilon(epsilon))])
+    return _preset([*classical(), (match("affine"), Epsilon(epsilon)), _STANDARDISATION])
 
 
 def epsilon_plus(epsilon: Any = 1e-6) -> Composite:
@@ -187,7 +191,7 @@ def attn_lrp(epsilon: Any = 1e-6) -> Composite:
     Source: Achtibat et al. 2024, "AttnLRP: attention-aware layer-wise relevance propagation for transformers".
     """
     rule = Epsilon(epsilon)
-    entries = [(match(("affine", "normalisation")), rule), (match("product"), Uniform(rule))]
+    entries = [(match(("affine", "normalisation")), rule), (match("product"), Uniform(rule)), _STANDARDISATION]
     return _preset([*classical(), *entries])
 
 
@@ -209,6 +213,7 @@ def cp_lrp(epsilon: Any = 1e-6) -> Composite:
             (match(("affine", "normalisation")), rule),
             (match("product"), ValuesOnly(rule)),
             (match("softmax"), Block()),
+            _STANDARDISATION,
         ]
     )
 
@@ -222,15 +227,9 @@ def gradient_times_input() -> Composite:
 
 
 def _layered(conv: Rule, dense: Rule, first: Rule | None = None) -> Composite:
-    """Return the classical composite with these rules for convolutions, dense layers and the first of either.
-
-    What normalises the input of such a first layer passes relevance on: its rule does not share by values, and ε would
-    divide by them where a pixel is near the mean.
-    """
-    entries = [*classical(), (match("dense"), dense), (match("conv"), conv)]
-    if first is not None:
-        entries += [(match(("conv", "dense"), first=True), first), (match("scale", first=True), Pass())]
-    return _preset(entries)
+    """Return the classical composite with these rules for convolutions, dense layers and the first of either."""
+    entries = [*classical(), (match("dense"), dense), (match("conv"), conv), _STANDARDISATION]
+    return _preset(entries if first is None else [*entries, (match(("conv", "dense"), first=True), first)])
 
 
 def _preset(entries: list[tuple[Matcher, Rule]], base: Composite | None = None) -> Composite:

@@ -70,7 +70,8 @@ class Graph:
     def names(self) -> dict[Node, str]:
         """A name of its own for each node but movements.
 
-        The module path where it is the only one there, else "path:kind", else "path:kind#0", "path:kind#1", ...
+        The module path where it is the only one there, else "path:kind", else "path:kind#0", "path:kind#1", ..., so too
+        where "path:kind" is the path of others.
         """
         named = [node for node in self.nodes if node.kind != "movement"]
         paths = Counter(node.path for node in named)
@@ -78,7 +79,7 @@ class Graph:
         names = {node: node.path if alone[node] else ":".join(filter(None, (node.path, node.kind))) for node in named}
         counts, seen = Counter(names.values()), Counter[str]()
         for node, name in names.items():
-            if counts[name] > 1:
+            if counts[name] > 1 or (name in paths and not alone[node]):
                 names[node] = f"{name}#{seen[name]}"
                 seen[name] += 1
         return names

@@ -1,8 +1,6 @@
-"""The numbers of a node during a run: what a rule sees of it. All of them compute in at least float32."""
+"""The numbers of a node during a run: what a rule sees of it, see `jrlrp.rules.layer`."""
 
-import math
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -10,228 +8,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jrlrp.graph.nodes import Affine, Choice, Custom, LogSumExp, Node, Normalisation, Product, Softmax, Step, Sum
+from jrlrp.graph.linear_layer import Layer, LinearLayer, wide
+from jrlrp.graph.nodes import Affine, Choice, Custom, LogSumExp, Node, Normalisation, Product, Softmax, Sum
 from jrlrp.primitives.row import Op
-from jrlrp.rewrites.fast import DepthwiseConv
+from jrlrp.rules import layer as seen
 from jrlrp.trace.groups import Axes
-from jrlrp.trace.program import Equation, Literal, Region, Var, evaluated, read
+from jrlrp.trace.program import Equation, Region, Var, evaluated, read
 
 Array = Any
 
 
-def wide(*dtypes: Any) -> Any:
-    """Return the dtype that rules compute in for values of these dtypes: the widest, float32 at least."""
-    return max((*map(jnp.dtype, dtypes), jnp.dtype(jnp.float32)), key=lambda dtype: jnp.finfo(dtype).bits)
-
-
-class Layer:
-    """A node with the values of its constants.
-
-    Attributes:
-      intervals: the interval that each input is known to lie in.
-      input_axes, output_axis: where the independent examples are, which rules that look at a whole example need.
-    """
-
-    def __init__(self, node: Node, constants: Sequence[Array]):
-        self._node, self._constants = node, tuple(constants)
-        self.intervals = node.intervals
-        self.input_axes, self.output_axis = node.input_axes, node.output_axis
-
-    def run(self, *inputs: Array) -> tuple[Array, ...]:
-        """Evaluate the node on inputs of the user's dtypes."""
-        own = [x.astype(v.dtype) for x, v in zip(inputs, self._node.inputs, strict=True)]
-        return self._node.run(own, self._constants)
-
-    def value(self, v: Var) -> Array:
-        """Return the value of one of the node's constants."""
-        return v.value if isinstance(v, Literal) else self._constants[self._node.constants.index(v)]
-
-    def vector_sizes(self, x: Array, r: Array) -> tuple[Array, Array] | None:
-        """Return Σ|x| and Σ|r| for each of the vectors that the layer maps one by one; None if it is no such layer.
-
-        Args:
-          x: an array of the input's shape.
-          r: one of the output's shape.
-
-        Returns:
-          Arrays that broadcast against `x`, both in parts of the number of entries of a vector of `x`.
-        """
-        return None
-
-
-class LinearLayer(Layer):
-    """z = map(x) + bias, for one input x.
-
-    Attributes:
-      dtype: the dtype of the arithmetic.
-      weight: the weights with every scale after them folded in, in the shape of the core's weights; None if the map
-        has none (an average pool, which has no negative entries; a map of kind "linear").
-      positive_weight, negative_weight: their parts of one sign.
-    """
-
-    def __init__(self, node: Affine, constants: Sequence[Array], x: Array, relevance: Array):
-        super().__init__(node, constants)
-        self._relevance = relevance
-        self.dtype = wide(node.output.dtype, node.inputs[0].dtype)
-        self._input = jax.typeof(x).update(dtype=self.dtype, weak_type=False)  # with its sharding and mesh axes
-
-    def constant(self, v: Var) -> Array:
-        return jnp.asarray(self.value(v), self.dtype)
-
-    @cached_property
-    def _zero(self) -> Array:
-        return zero_after(jax.lax.stop_gradient(self._relevance)).astype(self.dtype)
-
-    @cached_property
-    def weight(self) -> Array | None:
-        node: Affine = self._node  # type: ignore[assignment]
-        if node.core is None:
-            weight = jnp.ones((), self.dtype)
-        elif node.weight is None:
-            return None
-        else:
-            weight = self.constant(node.weight)
-        for step in node.steps:
-            if step.role == "scale":
-                weight = _scaled(weight, self._along_weight(step, weight), step)
-            elif step.role == "shift" and step.negate:
-                weight = -weight
-        if node.core is None:  # one weight for each entry, so that a rule may split and count them
-            weight = jnp.broadcast_to(weight, node.inputs[0].shape)
-        return weight + self._zero
-
-    @cached_property
-    def positive_weight(self) -> Array:
-        return jnp.maximum(jnp.asarray(self.weight), 0)
-
-    @cached_property
-    def negative_weight(self) -> Array:
-        return jnp.minimum(jnp.asarray(self.weight), 0)
-
-    @cached_property
-    def ones(self) -> Array:
-        """Weights of one: mapping with them sums the inputs that reach each unit."""
-        return jnp.ones(() if self.weight is None else self.weight.shape, self.dtype) + self._zero
-
-    @cached_property
-    def unit_input(self) -> Array:
-        """An input of ones, hidden from XLA, which would spend seconds on computing what follows while it compiles."""
-        return jax.lax.optimization_barrier(jnp.ones(self._input.shape, self.dtype) + self._zero)
-
-    @cached_property
-    def counts(self) -> Array:
-        """How many inputs reach each unit, padding excluded."""
-        return self.map(self.unit_input, self.ones)
-
-    def _along_weight(self, step: Step, weight: Array) -> Array | None:
-        if step.constant is None:
-            return None
-        c = self.constant(step.constant)
-        if not step.places or c.ndim == 0:
-            return c
-        dims = [d for d in step.places if d is not None]
-        c = c[tuple(slice(None) if d in dims else slice(0, 1) for d in range(c.ndim))]
-        c = jnp.transpose(c, [*dims, *(d for d in range(c.ndim) if d not in dims)])
-        kept = iter(c.shape)
-        return c.reshape([next(kept) if d is not None else 1 for d in step.places])
-
-    def map(self, x: Array, weight: Array | None = None) -> Array:
-        """Return the linear part of the layer, with `weight` in place of its effective weights if given."""
-        node: Affine = self._node  # type: ignore[assignment]
-        x = x.astype(self.dtype)
-        if node.core is None:
-            return x * (self.weight if weight is None else weight)
-        return self._follow(self._core(node.core, x, weight), scaled=weight is None)
-
-    def _follow(self, z: Array, scaled: bool) -> Array:
-        """Return what the movements after the core, and the scales if `scaled`, make of its output."""
-        node: Affine = self._node  # type: ignore[assignment]
-        for step in node.steps:
-            if step.role == "move":
-                z = step.equation.bind([z])
-            elif step.role == "scale" and scaled:
-                z = _scaled(z, None if step.constant is None else self.constant(step.constant), step)
-            elif step.role == "shift" and step.negate and scaled:
-                z = -z
-        return z
-
-    def _core(self, core: Equation, x: Array, weight: Array | None) -> Array:
-        node: Affine = self._node  # type: ignore[assignment]
-        if node.weight is None:
-            return core.bind([x if k == node.operand else self._other(v) for k, v in enumerate(core.inputs)])
-        w = self._own_weight if weight is None else weight
-        return core.bind([x, w] if node.operand == 0 else [w, x], preferred_element_type=x.dtype)
-
-    @property
-    def _own_weight(self) -> Array:
-        return self.constant(self._node.weight)  # type: ignore[attr-defined]
-
-    def _other(self, v: Var) -> Array:
-        return self.constant(v) if jnp.issubdtype(v.dtype, jnp.floating) else self.value(v)
-
-    def pull(self, r: Array, weight: Array | None = None) -> Array:
-        """Return the transpose of `map` applied to `r`."""
-        node: Affine = self._node  # type: ignore[assignment]
-        if not isinstance(node.core, DepthwiseConv):
-            (out,) = jax.linear_transpose(lambda x: self.map(x, weight), self._input)(r.astype(self.dtype))
-            return out
-        return node.core.pull(self._at_core(r, weight is None), self._own_weight if weight is None else weight)
-
-    def _at_core(self, r: Array, scaled: bool) -> Array:
-        """Return the transpose of `_follow` applied to `r`."""
-        at_core = self._input.update(shape=self._node.core.output.shape)  # type: ignore[attr-defined]
-        return jax.linear_transpose(lambda z: self._follow(z, scaled), at_core)(r.astype(self.dtype))[0]
-
-    def vector_sizes(self, x: Array, r: Array) -> tuple[Array, Array] | None:
-        node: Affine = self._node  # type: ignore[assignment]
-        places = None if node.core is None else _places(node.core, node.operand)
-        if places is None:
-            return None
-        in_x, in_r = places
-        r = self._at_core(r, scaled=False)
-        along_x = [d for d in range(x.ndim) if d not in in_x]
-        along_r = [d for d in range(r.ndim) if d not in in_r]
-        part = 1 / max(math.prod(x.shape[d] for d in along_x), 1)
-        of_x = jnp.sum(jnp.abs(x) * part, axis=along_x, keepdims=True)
-        of_r = jnp.sum(jnp.abs(r) * part, axis=along_r).transpose(np.argsort(in_x))
-        return of_x, jnp.expand_dims(of_r, along_x)
-
-    @cached_property
-    def bias(self) -> Array | None:
-        """What the layer adds to its linear part, in the output's shape or broadcasting to it; None without one."""
-        node: Affine = self._node  # type: ignore[assignment]
-        if not any(step.role == "shift" for step in node.steps):
-            return None
-        b = jnp.zeros(node.core.output.shape if node.core else node.inputs[0].shape, self.dtype)
-        for step in node.steps:
-            if step.role == "move":
-                b = step.equation.bind([b])
-            elif step.role == "scale":
-                b = _scaled(b, None if step.constant is None else self.constant(step.constant), step)
-            elif step.role == "shift":
-                c = self.constant(step.constant)  # type: ignore[arg-type]
-                b = (-b if step.negate else b) + (-c if step.subtract else c)
-        return b
-
-
-def _places(core: Equation, operand: int) -> tuple[list[int], list[int]] | None:
-    """Return which dimensions of an operand count the vectors that a core maps, and which of its output do.
-
-    A product of matrices maps the vectors of one with the other, a sum over axes maps what lies along them; a
-    convolution maps the whole image.
-    """
-    v = core.inputs[operand]
-    if core.op is Op.SUM:
-        return [d for d in range(v.ndim) if d not in core.params["axes"]], list(range(core.output.ndim))
-    if core.op is not Op.DOT:
-        return None
-    contracting, batch = (dims[operand] for dims in core.params["dimension_numbers"])
-    free = [d for d in range(v.ndim) if d not in (*contracting, *batch)]
-    first = len(batch) if operand == 0 else core.output.ndim - len(free)
-    return [*batch, *free], [*range(len(batch)), *range(first, first + len(free))]
-
-
-class NormalisationLayer(Layer):
+class NormalisationLayer(Layer, seen.MapLayer):
     """A normalisation with its statistics held: z = map(x) + bias, as of a `LinearLayer` without weights."""
 
     weight = None
@@ -271,39 +58,7 @@ class NormalisationLayer(Layer):
         return back(r.astype(outputs.dtype))[0]
 
 
-@jax.custom_batching.custom_vmap
-def zero_after(relevance: Array) -> Array:
-    """Return 0, but on CPUs not before `relevance` is known.
-
-    XLA's CPU backend runs whatever it can as soon as it can. What rules make of weights depends on no relevance, so it
-    would stand in memory for all layers at once, from the forward pass on.
-    """
-    return jax.lax.platform_dependent(relevance, cpu=_waiting_zero, default=_zero)
-
-
-def _zero(relevance: Array) -> Array:
-    return jnp.sum(relevance, where=False)  # of relevance, for what shard_map knows of its axes
-
-
-def _waiting_zero(relevance: Array) -> Array:
-    if not relevance.size or any(jax.typeof(relevance).sharding.spec):  # one entry of a sharded array is nowhere
-        return _zero(relevance)
-    first = relevance[(0,) * relevance.ndim]
-    return jnp.where(jnp.isfinite(first), 0 * first, 0)
-
-
-@zero_after.def_vmap
-def _zero_after_all(axis_size: int, batched: Any, relevance: Array) -> tuple[Array, bool]:
-    return zero_after(relevance), False  # weights that differ for each example would be dear
-
-
-def _scaled(x: Array, constant: Array | None, step: Step) -> Array:
-    if constant is None:
-        return -x
-    return x / constant if step.invert else x * constant
-
-
-class SumLayer(Layer):
+class SumLayer(Layer, seen.SumLayer):
     """A signed sum; `terms` are the signed summands."""
 
     def terms(self, inputs: Sequence[Array]) -> list[Array]:
@@ -311,7 +66,7 @@ class SumLayer(Layer):
         return [x if sign > 0 else -x for x, sign in zip(inputs, node.signs, strict=True)]
 
 
-class ChoiceLayer(Layer):
+class ChoiceLayer(Layer, seen.ChoiceLayer):
     """A maximum over windows, over axes, or of its inputs."""
 
     def window_sums(self, *inputs: Array) -> Array:
@@ -327,7 +82,7 @@ class ChoiceLayer(Layer):
         return jax.lax.reduce_window(x, zero, jax.lax.add, *(eqn.params[name] for name in names))
 
 
-class ProductLayer(Layer):
+class ProductLayer(Layer, seen.ProductLayer):
     """A product.
 
     Attributes:
@@ -344,7 +99,8 @@ class ProductLayer(Layer):
         """Return a contraction as a linear layer of its k-th operand, the other being the weights."""
         (core,), other = self._node.equations, 1 - k
         v, w = core.inputs[k], Var(core.inputs[other].shape, core.inputs[other].dtype)  # may be one variable: x xᵀ
-        core = replace(core, inputs=(v, w) if k == 0 else (w, v))
+        pair = (v, w) if k == 0 else (w, v)
+        core = Equation(core.row, pair, core.outputs, core.params, core.path, core.source, core.eqn)
         node = Affine(
             kind="dense",
             equations=(core,),
@@ -362,7 +118,7 @@ class ProductLayer(Layer):
         return LinearLayer(node, [weight], inputs[k], relevance)
 
 
-class CustomLayer(Layer):
+class CustomLayer(Layer, seen.CustomLayer):
     """An equation with a rule of its own; `operands` are the values of all that it reads, in order."""
 
     def operands(self, inputs: Sequence[Array]) -> list[Array]:
@@ -380,7 +136,7 @@ class CustomLayer(Layer):
         )
 
 
-class SoftmaxLayer(Layer):
+class SoftmaxLayer(Layer, seen.SoftmaxLayer):
     """A softmax, or a log Σ exp, over groups of entries."""
 
     def __init__(self, node: Softmax | LogSumExp, constants: Sequence[Array]):
@@ -404,7 +160,7 @@ class SoftmaxLayer(Layer):
 
     def spread(self, r: Array) -> Array:
         """Return what is one for each group as one for each entry."""
-        if self._group is None:
+        if not isinstance(self._group, Axes):
             return r
         (x,) = self._node.inputs
         return r.reshape([1 if d in self._group.dims else n for d, n in enumerate(x.shape)])

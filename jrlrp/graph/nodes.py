@@ -207,7 +207,7 @@ class Affine(Node):
 
     @property
     def maps_vectors(self) -> bool:
-        return self.core is not None and self.core.op in (Op.DOT, Op.SUM)
+        return self.core is not None and self.core.op in (Op.DOT, Op.SUM, Op.SCATTER_ADD)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -62,10 +62,14 @@ class Features:
             `perturbation`.
         """
         own = range(len(self.shape))
+        channel: int | None
         if channels is None:
-            if len(own) < 3 or len(self.dims) < len(own):  # there is none, or relevance has no axis for it
+            if len(own) < 2 or len(self.dims) < len(own):  # there is none, or relevance has no axis for it
                 return self.dims
-            channel = 0 if 2 <= self.shape[0] <= 4 and self.shape[0] < self.shape[-1] else own[-1]
+            if len(own) == 2:  # a series, or an image without channels
+                channel = 1 if self.shape[1] < self.shape[0] else None
+            else:
+                channel = 0 if 2 <= self.shape[0] <= 4 and self.shape[0] < self.shape[-1] else own[-1]
         else:
             known = isinstance(channels, (int, np.integer)) and not isinstance(channels, bool)
             if not known or channels == 0 or not -len(own) <= channels <= len(own) or len(own) < 2:

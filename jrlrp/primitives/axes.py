@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from jrlrp.primitives.row import Axis, AxisFinder
+from jrlrp.primitives.row import Axis, AxisFinder, Op
 
 
 def image(eqn: Any, operand: int, axis: Axis) -> Axis | None:
@@ -24,12 +24,17 @@ def image(eqn: Any, operand: int, axis: Axis) -> Axis | None:
     return there
 
 
+_SUMMING = (Op.SUM, Op.MAXIMUM, Op.MINIMUM, Op.DOT)  # an axis that has no place in the output is gone
+
+
 def varying_along(eqn: Any, operands: Sequence[frozenset[int]]) -> frozenset[int] | None:
     """Return along which dimensions an output varies, given it of the operands; None if it may be any."""
     dims: set[int] = set()
     for k, v in enumerate(eqn.inputs):
         for dim in operands[k]:
             there = image(eqn, k, Axis(dim, v.shape[dim]))
+            if there is None and eqn.op in _SUMMING:
+                continue
             if there is None or not there.is_whole:
                 return None
             dims.add(there.dim)

@@ -172,7 +172,18 @@ def greater(eqn: Any, x: Interval, y: Interval) -> Interval:
 
 
 def unequal(eqn: Any, x: Interval, y: Interval) -> Interval:
-    return (0.0, 0.0) if eqn.inputs[0] is eqn.inputs[1] else (0.0, 1.0)  # numbers equal themselves; NaN is none
+    same = eqn.inputs[0] is eqn.inputs[1] or x[0] == x[1] == y[0] == y[1]
+    return (0.0, 0.0) if same else (0.0, 1.0)  # numbers equal themselves; NaN is none
+
+
+def both(eqn: Any, x: Interval, y: Interval) -> Interval:
+    return (0.0, 0.0) if (0.0, 0.0) in (x, y) else UNKNOWN
+
+
+def remainder(eqn: Any, x: Interval, y: Interval) -> Interval:
+    """Return the interval of what is left of a division that rounds towards zero: of the sign of what is divided."""
+    size = max(abs(y[0]), abs(y[1]))
+    return max(-size, min(x[0], 0.0)), min(size, max(x[1], 0.0))
 
 
 def cast(eqn: Any, x: Interval) -> Interval:

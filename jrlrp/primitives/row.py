@@ -20,6 +20,7 @@ class Op(Enum):
     POW = auto()  # of one operand to the other
     EXP = auto()
     EXP2 = auto()
+    EXPM1 = auto()
     LOG = auto()
     LOG1P = auto()
     ABS = auto()
@@ -31,7 +32,8 @@ class Op(Enum):
     SELECT = auto()
     EQUAL = auto()
     COMPARE = auto()
-    LOGIC = auto()  # and, or, not, xor of truth values
+    BOTH = auto()  # and, of truth values or bits
+    LOGIC = auto()  # or, not, xor of them
     STOP = auto()  # stop_gradient
     CAST = auto()  # the same values in another dtype, on another device, in another layout
     SUM = auto()  # over axes

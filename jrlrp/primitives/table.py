@@ -136,7 +136,7 @@ _ARITHMETIC = [
 _CURVES = [
     *_elementwise("exp", within.rising(math.exp, 0.0), Op.EXP, rising=True),
     *_elementwise("exp2", within.rising(lambda v: 2.0**v, 0.0), Op.EXP2, rising=True),
-    *_elementwise("expm1", within.rising(math.expm1, -1.0), rising=True),
+    *_elementwise("expm1", within.rising(math.expm1, -1.0), Op.EXPM1, rising=True),
     *_elementwise("log", within.rising(math.log), Op.LOG, rising=True),
     *_elementwise("log1p", within.rising(math.log1p), Op.LOG1P, rising=True),
     *_elementwise("logistic", within.rising(within.logistic, 0.0, 1.0), Op.LOGISTIC, rising=True),
@@ -166,7 +166,8 @@ _CURVES = [
         "select_n", within.select, Op.SELECT, "movement", data=lambda eqn: range(1, len(eqn.inputs)), bends=False
     ),
     *_elementwise("bessel_i0e bessel_i1e igamma igammac", within.bounded(0.0, 1.0)),
-    *_elementwise("atan2 digamma lgamma nextafter polygamma rem", None),
+    *_elementwise("rem", within.remainder),
+    *_elementwise("atan2 digamma lgamma nextafter polygamma", None),
     *_elementwise("igamma_grad_a regularized_incomplete_beta random_gamma zeta", None, kind="opaque"),
 ]
 
@@ -295,7 +296,7 @@ _LINEAR = [
     _row(
         "scatter_add",
         Op.SCATTER_ADD,
-        "linear",
+        "average_pool",
         at.SCATTER,
         _of_first_output(lambda eqn, x, i, u: within.add(eqn, x, within.total(eqn, u))),
         data=_operands(0, 2),
@@ -315,7 +316,8 @@ _ENDS = [
     *_ending("lt", Op.COMPARE, within.less, at.STAYS),
     *_ending("gt", Op.COMPARE, within.greater, at.STAYS),
     *_ending("ne", Op.COMPARE, within.unequal, at.STAYS),
-    *_ending("and or not xor", Op.LOGIC, None, at.STAYS),
+    *_ending("and", Op.BOTH, within.both, at.STAYS),
+    *_ending("or not xor", Op.LOGIC, None, at.STAYS),
     *_ending("stop_gradient", Op.STOP, within.same, at.STAYS),
     *_ending("shift_left shift_right_arithmetic shift_right_logical population_count clz", axes=at.STAYS),
     *_ending("argmax argmin reduce_and reduce_or reduce_xor", axes=at.REDUCE),
@@ -356,7 +358,6 @@ ADDED: Mapping[Op, Row] = {
         _row("embedding", Op.EMBEDDING, "embedding", at.AS_TOLD, None),
         _row("full", Op.FULL, "ends", None, None),
         _row("broadcast", Op.BROADCAST, "movement", at.AS_TOLD, _of_first_output(within.same), constancy=True),
-        _row("select", Op.SELECT, "movement", at.AS_TOLD, None, data=lambda eqn: eqn.params["data"]),
         _row("pick", Op.GATHER, "movement", at.AS_TOLD, _of_first_output(within.same), data=lambda eqn: (0,)),
         *_elementwise("identity", within.same, Op.IDENTITY, "movement", bends=False),
         _row("normalisation", Op.NORMALISE, "normalisation", None, None, bends=True),

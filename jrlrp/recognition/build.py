@@ -11,7 +11,7 @@ from jrlrp.analyses.batch import Batch, batch_of
 from jrlrp.analyses.facts import Facts
 from jrlrp.analyses.place import placed
 from jrlrp.graph.graph import Graph, ended, schedule
-from jrlrp.graph.nodes import Activation, Choice, Control, Custom, LogSumExp, Movement, Node, Opaque, Softmax
+from jrlrp.graph.nodes import MIXING, Activation, Choice, Control, Custom, LogSumExp, Movement, Node, Opaque, Softmax
 from jrlrp.primitives.row import Axis, Op
 from jrlrp.recognition.affine import affine_layers
 from jrlrp.recognition.combine import combinations, join_sums
@@ -53,7 +53,21 @@ def build(
         program, facts = read, Facts(read)
         activity = activity_of(program, explained, outputs, ids)
         flow = flow_of(program, activity, explained, outputs, facts)
-    return placed(replace(_grouped(flow, batch.axes), batch=batch))
+    graph = _grouped(flow, batch.axes)
+    if not any(node.kind in MIXING for node in graph.nodes):  # what else there is counts as the network's layers
+        graph = _layered(graph)
+    return placed(replace(graph, batch=batch))
+
+
+def _layered(graph: Graph) -> Graph:
+    """Return the graph with its fixed maps as layers."""
+
+    def change(node: Node) -> Node:
+        if isinstance(node, Control):
+            return replace(node, bodies=tuple(_layered(body) for body in node.bodies))
+        return replace(node, kind=node.anchor.row.kind) if node.kind == "fixed" else node
+
+    return graph.with_nodes(change)
 
 
 def _grouped(flow: Flow, axes: Mapping[Var, Axis], whole: bool = False) -> Graph:

@@ -33,7 +33,7 @@ def combinations(flow: Flow, taken: set[Equation]) -> list[Node]:
             nodes.append(_product(flow, eqn, flow.order(tree), terms))
         elif eqn.row.kind in ("dense", "conv"):
             tree = {eqn}
-            nodes.append(_product(flow, eqn, [eqn], [(v, False) for v in eqn.inputs], contraction=True))
+            nodes.append(_product(flow, eqn, [eqn], [(v, False) for v in eqn.data], contraction=True))
         else:
             continue
         taken.update(tree)

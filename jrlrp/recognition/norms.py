@@ -143,7 +143,7 @@ class _Normalisations:
             divides = leaves is not None and (eqn.op is Op.DIV) != _inverse_of(self.flow, statistic, leaves)
             if leaves and divides and self._is_linear_in(value, leaves):
                 return Region(
-                    eqn.row,
+                    replace(eqn.row, interval=None),  # as its equation has it
                     (value, *(v for v in eqn.inputs if v is not value)),
                     eqn.outputs,
                     eqn.params,
@@ -167,9 +167,9 @@ class _Normalisations:
                 continue
             seen.add(u)
             if u is not v and (eqn is None or u not in self.summed):
-                summed = eqn is not None and (eqn.row.pointwise or eqn.op in _CARRIERS)
-                if summed and len(self.flow.active_inputs(eqn)) == 1 and eqn is not None:  # |x|, x²
-                    pending += self.flow.active_inputs(eqn)
+                single = set() if eqn is None else set(self.flow.active_inputs(eqn))
+                if eqn is not None and len(single) == 1 and (eqn.row.pointwise or eqn.op in _CARRIERS):  # |x|, x · x
+                    pending += single
                 else:
                     leaves.add(u)
             elif eqn is not None:

@@ -1,7 +1,9 @@
 """Arithmetic in any spelling: what cancels, and mixtures of two values by a gate."""
 
 import math
+from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 
 from jrlrp.primitives.row import Op
@@ -17,7 +19,9 @@ def identity(w: Writer, eqn: Equation) -> bool:
     if eqn.op not in (Op.MUL, Op.DIV):
         return False
     number, powers = w.forms.factors(eqn.output)
-    if list(powers.values()) != [1.0] or not math.isclose(number, 1, rel_tol=8 * float(jnp.finfo(eqn.output.dtype).eps)):
+    if list(powers.values()) != [1.0] or not math.isclose(
+        number, 1, rel_tol=8 * float(jnp.finfo(eqn.output.dtype).eps)
+    ):
         return False
     ((place, _),) = powers.items()
     x = place.core
@@ -44,6 +48,30 @@ def mixture(w: Writer, eqn: Equation) -> bool:
             if w.forms.same(a, back) and b in w.dependent and b.shape == a.shape == eqn.output.shape:
                 return w.read_as(eqn, named("add"), _mixed(w, a, b, gate), [a, b, gate])
     return False
+
+
+def outer_product(w: Writer, eqn: Equation) -> bool:
+    """A matrix product that sums over nothing is a product entry by entry, of its operands spread out."""
+    if eqn.op is not Op.DOT or any(eqn.params["dimension_numbers"][0]):
+        return False
+    (_, batch), out = eqn.params["dimension_numbers"], eqn.output
+    free = [[d for d in range(v.ndim) if d not in own] for v, own in zip(eqn.inputs, batch, strict=True)]
+    first = len(batch[0]), len(batch[0]) + len(free[0])
+    spread = []
+    for v, shared, own, start in zip(eqn.inputs, batch, free, first, strict=True):
+        to = {**{d: n for n, d in enumerate(shared)}, **{d: start + n for n, d in enumerate(own)}}
+        spread.append(_spread(w, eqn, v, [to[d] for d in range(v.ndim)]))
+    return w.read_as(eqn, named("mul"), spread, eqn.inputs)
+
+
+def _spread(w: Writer, eqn: Equation, v: Var, to: Sequence[int]) -> Var:
+    """Return a value with its dimensions at `to` among those of an equation's output."""
+    out = eqn.output
+    if v.shape == out.shape and list(to) == list(range(out.ndim)):
+        return v
+    order = sorted(range(v.ndim), key=to.__getitem__)
+    spread = lambda x: jax.lax.broadcast_in_dim(jnp.transpose(x, order), out.shape, [to[d] for d in order])
+    return w.add(named("broadcast_in_dim"), [v], spread, Var(out.shape, v.dtype), to=to, near=eqn)
 
 
 def _mixed(w: Writer, a: Var, b: Var, gate: Var) -> list[Var]:

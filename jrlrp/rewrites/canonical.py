@@ -115,6 +115,8 @@ class Writer:
         like: Var,
         *,
         changed: Sequence[int] = (),
+        to: Sequence[int] | None = None,
+        near: Equation | None = None,
         **params: Any,
     ) -> Var:
         """Write a new equation of a value that the program does not have, and return its variable.
@@ -123,17 +125,21 @@ class Writer:
           row: what it computes.
           inputs: its operands.
           function: computes it, from their values.
-          like: a variable of the output's shape and dtype, with whose path and source it goes.
+          like: a variable of the output's shape and dtype.
+          near: the equation with whose path and source it goes, the one that makes `like` if none is given.
           changed: the dimensions that are others than the operands'.
+          to: where each dimension of the operands is in the output; None if it stays where it is.
           params: what the row asks of the equation.
         """
 
         def places(operand: int, axis: Any) -> Any:
-            kept = inputs[operand].ndim == out.ndim and axis.dim not in changed
-            return axis if kept and inputs[operand].shape[axis.dim] == out.shape[axis.dim] else None
+            if to is None and (inputs[operand].ndim != out.ndim or axis.dim in changed):
+                return None
+            dim = axis.dim if to is None else to[axis.dim]
+            return replace(axis, dim=dim) if inputs[operand].shape[axis.dim] == out.shape[dim] else None
 
         out = Var(like.shape, like.dtype)
-        near = self.forms.definition.get(like)
+        near = self.forms.definition.get(like) if near is None else near
         path, line = (near.path, near.source) if near is not None else ("", "")
         row = replace(row, axes=at.AS_TOLD)
         self._take(Added(row, tuple(inputs), (out,), params, path, line, None, lambda *x: [function(*x)], places))
@@ -164,7 +170,15 @@ class Writer:
             self.equations[k] = new
             self.forms.take(new)
 
-    def read_as(self, eqn: Equation, row: Row, data: Sequence[Var], stop: Iterable[Var] = (), **params: Any) -> bool:
+    def read_as(
+        self,
+        eqn: Equation,
+        row: Row,
+        data: Sequence[Var],
+        stop: Iterable[Var] = (),
+        like: Equation | None = None,
+        **params: Any,
+    ) -> bool:
         """Let an equation's output mean another operation.
 
         Args:
@@ -172,6 +186,8 @@ class Writer:
           row: the operation.
           data: the variables that it is a function of; all else is held.
           stop: the variables that it is computed from, if not from `data`.
+          like: an equation of the same primitive with the same parameters, by which a rule may apply it.
+          params: what the row asks of the equation, if there is no such one.
         """
         (out,) = eqn.outputs
         inner = self._between([*data, *stop], eqn)
@@ -182,7 +198,15 @@ class Writer:
             read[group.index] = None
         held = tuple(v for v in read if v not in made and v not in data)
         region = Region(
-            row, (*data, *held), (out,), params, eqn.path, eqn.source, None, equations=inner, count=len(data)
+            row,
+            (*data, *held),
+            (out,),
+            params if like is None else like.params,
+            eqn.path,
+            eqn.source,
+            None if like is None else like.eqn,
+            equations=inner,
+            count=len(data),
         )
         self.rewrite(eqn, region)
         return True
@@ -225,7 +249,7 @@ def _is_cheap(eqn: Equation) -> bool:
 
 def _key(eqn: Equation) -> Hashable | None:
     """Return what two equations that compute the same have in common; None for those that may have effects."""
-    if eqn.has_effects or eqn.rule is not None or not eqn.inputs and eqn.op is not Op.COUNT:
+    if eqn.has_effects or eqn.rule is not None or (not eqn.inputs and eqn.op is not Op.COUNT):
         return None
     operands: list[Hashable] = [
         ("number", str(v.value), str(v.dtype)) if isinstance(v, Literal) else v for v in eqn.inputs

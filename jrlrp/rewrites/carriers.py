@@ -4,67 +4,19 @@ A carrier follows its ids through index arithmetic and movement. Where the ids b
 cast, a one-hot code) the carrier is added to the numbers, so that its cotangent is the relevance of each id.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 
 import jax.numpy as jnp
 import numpy as np
 
 from jrlrp.analyses.facts import Facts
-from jrlrp.primitives.axes import image
+from jrlrp.primitives.axes import image, varying_along
 from jrlrp.primitives.row import Op
-from jrlrp.primitives.table import ADDED, named
+from jrlrp.primitives.table import named
+from jrlrp.rewrites.companions import Companions, Spread, become_numbers, broadcast_to, decode, differing
 from jrlrp.trace.control import Body, ControlFlow
 from jrlrp.trace.program import Added, Equation, Program, Var
-
-
-class _Companions:
-    """The carrier of each variable of a program that has one, and beside each carrier a mask: how many ids it sums."""
-
-    def __init__(self, ids: Sequence[Var], gradient: bool, facts: Facts):
-        self.gradient, self.facts, self.inputs = gradient, facts, tuple(ids)
-        self.carrier = {v: _like(v.shape) for v in ids}
-        self.mask = {carrier: _like(carrier.shape) for carrier in self.carrier.values()}
-
-    def ones(self) -> list[Equation]:
-        """Return the equations of the inputs' masks."""
-
-        def one(ids):
-            return [0 * ids.astype(np.float32) + 1]
-
-        return [
-            Added(ADDED[Op.FULL], (ids,), (self.mask[carrier],), {}, "", "", None, one) for ids, carrier in self.carrier.items()
-        ]
-
-    def beside(self, eqn: Equation, inputs: Sequence[Var], function: Callable, places: Callable) -> list[Equation]:
-        """Return an equation with those of its outputs' carriers and masks, `function` of those among `inputs`."""
-        pairs = [self.new(v) for v in eqn.outputs]
-        carriers, masks = zip(*pairs, strict=True)
-        masked = tuple(self.mask.get(v, v) for v in inputs)
-        rest = (eqn.path, eqn.source, None, function, places)
-        return [eqn, Added(ADDED[Op.CARRY], tuple(inputs), carriers, {}, *rest), Added(ADDED[Op.CARRY], masked, masks, {}, *rest)]
-
-    def new(self, v: Var) -> tuple[Var, Var]:
-        """Return a new carrier of a variable, and its mask."""
-        carrier, mask = _like(v.shape), _like(v.shape)
-        self.carrier[v], self.mask[carrier] = carrier, mask
-        return carrier, mask
-
-    def pair(self, v: Var) -> tuple[Var, Var]:
-        """Return the carrier and the mask of a variable."""
-        return self.carrier[v], self.mask[self.carrier[v]]
-
-    def zeros(self, v: Var) -> list[Equation]:
-        """Return the equations of a carrier and mask for a variable that depends on no explained id."""
-        zero = lambda like: [jnp.zeros(v.shape, np.float32) + 0 * jnp.asarray(like).astype(np.float32)]
-        return [Added(ADDED[Op.FULL], (v,), (made,), {}, "", "", None, zero) for made in self.new(v)]
-
-    def follow(self, program: Program) -> tuple[Equation, ...]:
-        """Return the equations of a program and all that stands beside them for carriers."""
-        equations: list[Equation] = []
-        for eqn in program.equations:
-            equations += _carry(eqn, self) if self.carrier.keys() & set(eqn.inputs) else [eqn]
-        return tuple(equations)
 
 
 def add_carriers(
@@ -76,18 +28,28 @@ def add_carriers(
     """
     if not ids:
         return program, {}, frozenset()
-    companions = _Companions(ids, gradient, Facts(program))
+    companions = Companions(ids, gradient, Facts(program), ids)
     inputs = dict(companions.carrier)
-    equations = (*companions.ones(), *companions.follow(program))
+    equations = (*companions.ones(), *_follow(companions, program))
     extended = Program((*program.inputs, *inputs.values()), program.constants, equations, program.outputs)
     return extended, inputs, frozenset(companions.carrier)
 
 
-def _like(shape: tuple[int, ...]) -> Var:
-    return Var(shape, np.dtype(np.float32))
+def _follow(companions: Companions, program: Program) -> tuple[Equation, ...]:
+    """Return the equations of a program and all that stands beside them for carriers."""
+    equations: list[Equation] = []
+    for eqn in program.equations:
+        companions.look_at(eqn)
+        if companions.carrier.keys() & set(eqn.inputs):
+            equations += _carry(eqn, companions)
+        elif companions.codes.keys() & set(eqn.inputs):
+            equations += decode(eqn, companions)
+        else:
+            equations.append(eqn)
+    return tuple(equations)
 
 
-def _carry(eqn: Equation, companions: _Companions) -> list[Equation]:
+def _carry(eqn: Equation, companions: Companions) -> list[Equation]:
     """Return the equation and whatever has to stand beside it for the carriers of its inputs."""
     if not eqn.outputs:  # a debug print, say
         return [eqn]
@@ -100,7 +62,8 @@ def _carry(eqn: Equation, companions: _Companions) -> list[Equation]:
         return _look_up(eqn, carried, companions)
     if jnp.issubdtype(out.dtype, jnp.inexact):
         if eqn.op is Op.CAST or (eqn.op is Op.SELECT and carried == [0]):
-            return _become_numbers(eqn, carried, companions, _broadcast_to(out.shape))
+            along = differing(out, companions, *(eqn.inputs[k] for k in carried))
+            return become_numbers(eqn, carried, companions, broadcast_to(out.shape), along)
         return _cast_first(eqn, carried, companions) if eqn.op is Op.DOT else [eqn]
     if eqn.op is Op.CAST:
         if out.dtype != np.bool_:
@@ -110,51 +73,43 @@ def _carry(eqn: Equation, companions: _Companions) -> list[Equation]:
         return _move(eqn, data, companions)
     arithmetic = eqn.row.pointwise and jnp.issubdtype(out.dtype, jnp.integer)
     if arithmetic or (eqn.op is Op.EQUAL and _is_one_hot(eqn, carried, companions.facts)):
-        return _add(eqn, carried, companions, _broadcast_to(out.shape))
+        return _add(eqn, carried, companions, broadcast_to(out.shape))
     return [eqn]
 
 
-@dataclass(frozen=True)
-class _Spread:
-    """How a carrier spreads over an equation's output: its values, and where its axes go."""
-
-    value: Callable
-    places: Callable
-
-
-def _broadcast_to(shape: tuple[int, ...]) -> _Spread:
-    def places(axis):
-        return axis if axis.dim < len(shape) and axis.size * axis.inner * axis.outer == shape[axis.dim] else None
-
-    return _Spread(lambda c: jnp.broadcast_to(c, shape), places)
-
-
-def _look_up(eqn: Equation, carried: Sequence[int], companions: _Companions) -> list[Equation]:
+def _look_up(eqn: Equation, carried: Sequence[int], companions: Companions) -> list[Equation]:
     """Spread the carriers of the indices over what they look up, the components of an index added."""
     shape = eqn.output.shape
     if eqn.op is Op.DYNAMIC_SLICE:  # an index for each dimension, each a scalar
-        spread = _Spread(lambda c: jnp.broadcast_to(c, shape), lambda axis: None)
+        spread = Spread(lambda c: jnp.broadcast_to(c, shape), lambda axis: None)
     else:
         features = eqn.params["dimension_numbers"].offset_dims
         kept = tuple(1 if d in features else n for d, n in enumerate(shape))
         value = lambda c: jnp.broadcast_to(jnp.reshape(jnp.sum(c, axis=-1), kept), shape)
-        spread = _Spread(value, lambda axis: image(eqn, 1, axis))
+        spread = Spread(value, lambda axis: image(eqn, 1, axis))
+        if eqn.output in companions.fixed:
+            along = frozenset(d for d in range(len(shape)) if d not in features)
+            return become_numbers(eqn, carried, companions, spread, along)
     if jnp.issubdtype(eqn.output.dtype, jnp.inexact):
-        return _become_numbers(eqn, carried, companions, spread)
+        return become_numbers(eqn, carried, companions, spread)
     return _add(eqn, carried, companions, spread)
 
 
-def _add(eqn: Equation, carried: Sequence[int], companions: _Companions, spread: _Spread) -> list[Equation]:
+def _add(eqn: Equation, carried: Sequence[int], companions: Companions, spread: Spread) -> list[Equation]:
     """Let the output's carrier be the sum of the inputs', spread over the output."""
 
     def add(*carriers):
         return [sum(map(spread.value, carriers))]
 
     inputs = [companions.carrier[eqn.inputs[k]] for k in carried]
-    return companions.beside(eqn, inputs, add, lambda operand, axis: spread.places(axis))
+    added = companions.beside(eqn, inputs, add, lambda operand, axis: spread.places(axis))
+    companions.varying[companions.carrier[eqn.output]] = differing(
+        eqn.output, companions, *(eqn.inputs[k] for k in carried)
+    )
+    return added
 
 
-def _move(eqn: Equation, data: Sequence[int], companions: _Companions) -> list[Equation]:
+def _move(eqn: Equation, data: Sequence[int], companions: Companions) -> list[Equation]:
     """Let the carriers move as their ids do."""
     carrier = companions.carrier
     inputs = [carrier.get(v, v) if k in data else v for k, v in enumerate(eqn.inputs)]
@@ -165,32 +120,14 @@ def _move(eqn: Equation, data: Sequence[int], companions: _Companions) -> list[E
         moved = [0 * jnp.asarray(v).astype(np.float32) if k in plain else v for k, v in enumerate(values)]
         return eqn.bind_all(moved, **overrides)
 
-    return companions.beside(eqn, inputs, move, lambda operand, axis: image(eqn, operand, axis))
+    moved = companions.beside(eqn, inputs, move, lambda operand, axis: image(eqn, operand, axis))
+    along = varying_along(eqn, [companions.differs(v) for v in eqn.inputs]) if eqn.row.constancy else None
+    if along is not None:
+        companions.varying[carrier[eqn.output]] = along
+    return moved
 
 
-def _become_numbers(eqn: Equation, carried: Sequence[int], companions: _Companions, spread: _Spread) -> list[Equation]:
-    """Add the mean of the carriers to the numbers that ids become, so that the ids share their relevance."""
-    number = Var(eqn.output.shape, eqn.output.dtype)
-    carriers = [companions.carrier[eqn.inputs[k]] for k in carried]
-    masks = [companions.mask[c] for c in carriers]
-
-    def mean(values):  # before any cast, so that the cotangent is summed in the carrier's precision
-        total, count = (sum(map(spread.value, part)) for part in (values[: len(carriers)], values[len(carriers) :]))
-        return total / jnp.maximum(count, 1)
-
-    def share(x, *values):
-        carried = mean(values).astype(x.dtype)
-        return [x * (1 + carried) if companions.gradient else x + carried]
-
-    def places(operand, axis):
-        return axis if operand == 0 else spread.places(axis)
-
-    inputs = (number, *carriers, *masks)
-    lookup = Added(ADDED[Op.EMBEDDING], inputs, eqn.outputs, {}, eqn.path, eqn.source, None, share, places)
-    return [replace(eqn, outputs=(number,)), lookup]
-
-
-def _cast_first(eqn: Equation, carried: Sequence[int], companions: _Companions) -> list[Equation]:
+def _cast_first(eqn: Equation, carried: Sequence[int], companions: Companions) -> list[Equation]:
     """Let integers (counts of words, say) become numbers before the matrix product that takes them as such."""
     equations: list[Equation] = []
     inputs = list(eqn.inputs)
@@ -198,7 +135,7 @@ def _cast_first(eqn: Equation, carried: Sequence[int], companions: _Companions) 
         number = Var(eqn.inputs[k].shape, eqn.output.dtype)
         cast = lambda x, dtype=number.dtype: [jnp.asarray(x).astype(dtype)]
         made = Added(named("convert_element_type"), (eqn.inputs[k],), (number,), {}, eqn.path, eqn.source, None, cast)
-        equations += _become_numbers(made, [0], companions, _broadcast_to(number.shape))
+        equations += become_numbers(made, [0], companions, broadcast_to(number.shape))
         inputs[k] = number
     return [*equations, replace(eqn, inputs=tuple(inputs))]
 
@@ -211,7 +148,7 @@ def _is_one_hot(eqn: Equation, carried: Sequence[int], facts: Facts) -> bool:
     return bool(facts.varying(other) - facts.varying(ids))
 
 
-def _enter(eqn: ControlFlow, outside: _Companions) -> list[Equation]:
+def _enter(eqn: ControlFlow, outside: Companions) -> list[Equation]:
     """Return control flow whose bodies take in the carriers of their inputs, and give out those of their outputs."""
     if eqn.op is Op.WHILE:
         return [eqn]  # of unknown length: nothing comes back through it
@@ -245,13 +182,15 @@ def _enter(eqn: ControlFlow, outside: _Companions) -> list[Equation]:
     return [*before, wide]
 
 
-def _inside(eqn: ControlFlow, body: Body, outside: _Companions) -> tuple[_Companions, list[Equation]]:
+def _inside(eqn: ControlFlow, body: Body, outside: Companions) -> tuple[Companions, list[Equation]]:
     """Return the companions of a body's variables, and its equations with all that stands beside them."""
     inputs, outputs = body.program.inputs, body.program.outputs
     ids = {k for k, operand in enumerate(body.operands) if eqn.inputs[operand] in outside.carrier}
+    looped = {start for _, start in body.carried}
     while True:
-        found = _Companions([inputs[k] for k in sorted(ids)], outside.gradient, outside.facts)
-        equations = list(found.follow(body.program))
+        fixed = [inputs[k] for k in ids if eqn.inputs[body.operands[k]] in outside.fixed and k not in looped]
+        found = Companions([inputs[k] for k in sorted(ids)], outside.gradient, outside.facts, fixed)
+        equations = list(_follow(found, body.program))
         later = {start for turn, start in body.carried if outputs[turn] in found.carrier}
         if later <= ids:
             break
@@ -263,7 +202,7 @@ def _inside(eqn: ControlFlow, body: Body, outside: _Companions) -> tuple[_Compan
 
 
 def _widened(
-    eqn: ControlFlow, body: Body, found: _Companions, equations: list[Equation], carrying: Sequence[int], first: int
+    eqn: ControlFlow, body: Body, found: Companions, equations: list[Equation], carrying: Sequence[int], first: int
 ) -> Body:
     """Return the body with the carriers and masks of its ids: its further operands have the numbers from `first` on."""
     program, results = body.program, body.results

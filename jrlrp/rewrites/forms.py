@@ -179,9 +179,10 @@ class Forms:
         if eqn.op is Op.WINDOW_SUM:
             p, x = eqn.params, eqn.data[0]
             alone = {tuple(pair) for pair in p["padding"]} <= {(0, 0)} and {*p["base_dilation"]} <= {1}
-            whole = all(w in (1, n) for w, n in zip(p["window_dimensions"], x.shape, strict=True))
-            dims = frozenset(d for d, w in enumerate(p["window_dimensions"]) if w == x.shape[d] > 1)
-            return (x, dims, 0) if alone and whole and {*p["window_strides"]} <= {1} else None
+            windows = list(zip(p["window_dimensions"], p["window_strides"], x.shape, strict=True))
+            whole = all(w == n or (w == stride == 1) for w, stride, n in windows)
+            dims = frozenset(d for d, (w, _, n) in enumerate(windows) if w == n > 1)
+            return (x, dims, 0) if alone and whole else None
         if eqn.op is Op.DOT:
             contract, _ = eqn.params["dimension_numbers"]
             for k in (0, 1):
@@ -215,7 +216,7 @@ class Forms:
 
     def factors(self, v: Var) -> tuple[float, dict[Place, float]]:
         """Return a number and the powers of the values that a value is the product of."""
-        number, powers, pending = 1.0, Counter[Place](), [(v, 1.0)]
+        number, powers, pending = 1.0, dict[Place, float](), [(v, 1.0)]
         while pending:
             u, power = pending.pop()
             known = self.number(u)
@@ -224,7 +225,7 @@ class Forms:
                 continue
             eqn = self.definition.get(self.plain(u))
             if eqn is None or not (u is v or self._may_open(eqn, u)):
-                powers[self.place(u)] += power
+                powers[self.place(u)] = powers.get(self.place(u), 0.0) + power
             elif eqn.op is Op.MUL:
                 pending += [(a, power) for a in eqn.data]
             elif eqn.op is Op.DIV:
@@ -232,7 +233,7 @@ class Forms:
             elif (raised := self._exponent(eqn)) is not None:
                 pending.append((eqn.inputs[0], raised * power))
             else:
-                powers[self.place(u)] += power
+                powers[self.place(u)] = powers.get(self.place(u), 0.0) + power
         return number, {place: power for place, power in powers.items() if power}
 
     def _exponent(self, eqn: Equation) -> float | None:
@@ -276,4 +277,3 @@ def _only_ones_differ(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
 def is_one(number: float, dtype: object) -> bool:
     """Tell whether a number is 1 but for rounding, in the arithmetic of a dtype."""
     return math.isclose(number, 1.0, rel_tol=8 * float(jnp.finfo(dtype).eps))
-

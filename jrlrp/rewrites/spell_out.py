@@ -39,7 +39,7 @@ def _spelled_out(program: Program, dependent: set[Var]) -> tuple[Program, dict[V
             same[eqn.output] = unchanged
         elif eqn.row.pointwise and not isinstance(eqn, Region) and dependent.intersection(eqn.inputs):
             equations += _broadcasts(eqn, dependent)
-        elif eqn.op is Op.SCATTER_ADD and eqn.inputs[2] in dependent:
+        elif eqn.op is Op.SCATTER_ADD and dependent.intersection(eqn.data):
             equations += _scattered(eqn, program.definition)
         elif [v in dependent for v in eqn.inputs] in ([True], [True, False]):
             equations.append(respelled(eqn))

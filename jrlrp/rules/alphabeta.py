@@ -7,6 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from jrlrp.rules.base import Array
+from jrlrp.rules.layer import LinearLayer
 from jrlrp.rules.linear import BIAS, Part, Portion, WeightRule
 
 
@@ -43,7 +44,7 @@ class AlphaBeta(WeightRule):
         super().__post_init__()
         self.require(lambda a, b: abs(a + b - 1) <= 1e-5, "alpha + beta = 1", "alpha", "beta")
 
-    def portions(self, layer: Any, x: Array, output: Array) -> Iterable[Portion]:
+    def portions(self, layer: LinearLayer, x: Array, output: Array) -> Iterable[Portion]:
         halves = _halves(x, layer.intervals[0])
         for sign, factor in ((1, self.alpha), (-1, self.beta)):
             if isinstance(factor, (int, float)) and factor == 0:
@@ -69,7 +70,7 @@ def _halves(x: Array, known: tuple[float, float]) -> dict[int, Array]:
     return {1: jnp.maximum(x, 0), -1: jnp.minimum(x, 0)}
 
 
-def _contributions(layer: Any, halves: dict[int, Array], sign: int) -> list[Part]:
+def _contributions(layer: LinearLayer, halves: dict[int, Array], sign: int) -> list[Part]:
     """Return the halves of the input, each with the weights that make contributions of one sign out of it."""
     if layer.weight is None:  # a pool, which has no negative entries
         return [Part(halves[sign])] if sign in halves else []
@@ -96,5 +97,5 @@ class ZPlus(WeightRule):
     epsilon: Any = 1e-6
     bias: str = "absorb"
 
-    def portions(self, layer: Any, x: Array, output: Array) -> Iterable[Portion]:
+    def portions(self, layer: LinearLayer, x: Array, output: Array) -> Iterable[Portion]:
         return AlphaBeta(1.0, 0.0, self.epsilon, self.bias).portions(layer, x, output)

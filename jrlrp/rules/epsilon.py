@@ -6,6 +6,7 @@ from typing import Any
 
 from jrlrp.errors import RuleError
 from jrlrp.rules.base import Array, root_mean_square, spread
+from jrlrp.rules.layer import LinearLayer
 from jrlrp.rules.linear import LinearRule, Part, Portion
 
 
@@ -40,7 +41,7 @@ class Epsilon(LinearRule):
     def needs_batch_axis(self) -> bool:
         return self.relative
 
-    def portions(self, layer: Any, x: Array, output: Array) -> Iterable[Portion]:
+    def portions(self, layer: LinearLayer, x: Array, output: Array) -> Iterable[Portion]:
         epsilon = self.epsilon
         if self.relative:
             epsilon = epsilon * spread(root_mean_square(output, layer.output_axis), output, layer.output_axis)
@@ -67,5 +68,5 @@ class Zero(LinearRule):
 
     bias: str = "absorb"
 
-    def portions(self, layer: Any, x: Array, output: Array) -> Iterable[Portion]:
+    def portions(self, layer: LinearLayer, x: Array, output: Array) -> Iterable[Portion]:
         return Epsilon(0.0, self.bias).portions(layer, x, output)

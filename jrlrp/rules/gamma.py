@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from jrlrp.errors import RuleError
 from jrlrp.rules.base import Array
+from jrlrp.rules.layer import LinearLayer
 from jrlrp.rules.linear import BIAS, Part, Portion, WeightRule
 
 VARIANTS = ("generalised", "classic")
@@ -48,7 +49,7 @@ class Gamma(WeightRule):
         if self.variant not in VARIANTS:
             raise RuleError(f"Gamma(variant={self.variant!r}): expected one of {', '.join(map(repr, VARIANTS))}.")
 
-    def portions(self, layer: Any, x: Array, output: Array) -> Iterable[Portion]:
+    def portions(self, layer: LinearLayer, x: Array, output: Array) -> Iterable[Portion]:
         bias = None if self.bias == "ignore" else layer.bias
         linear = output
         if layer.bias is not None:  # where it is ignored, the output less the bias would be too rough
@@ -65,13 +66,13 @@ class Gamma(WeightRule):
             bias = bias * jnp.abs(sign)  # units that pass nothing on
         yield Portion(parts, total if bias is None else total + bias, self.epsilon, bias)
 
-    def _classic(self, layer: Any, x: Array, linear: Array) -> tuple[list[Part], Array]:
+    def _classic(self, layer: LinearLayer, x: Array, linear: Array) -> tuple[list[Part], Array]:
         if layer.weight is None:  # a pool, whose weights are positive
             return [Part(x, None, 1 + self.gamma)], (1 + self.gamma) * linear
         weight = layer.weight + self.gamma * layer.positive_weight
         return [Part(x, weight)], layer.map(x, weight)
 
-    def _generalised(self, layer: Any, x: Array, linear: Array, sign: Array) -> tuple[list[Part], Array]:
+    def _generalised(self, layer: LinearLayer, x: Array, linear: Array, sign: Array) -> tuple[list[Part], Array]:
         # v^s = (v + s|v|) / 2, so that one product of |x| and |w| serves inputs of either sign. Nothing cancels:
         # what agrees with the output is at least half of |z_ij| and |b| in total.
         half = self.gamma / 2

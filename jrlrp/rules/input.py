@@ -11,6 +11,7 @@ import numpy as np
 
 from jrlrp.errors import RuleError
 from jrlrp.rules.base import Array, bound, is_number
+from jrlrp.rules.layer import LinearLayer
 from jrlrp.rules.linear import Part, Portion, WeightRule
 
 
@@ -29,7 +30,7 @@ class Flat(WeightRule):
 
     epsilon: Any = 1e-6
 
-    def portions(self, layer: Any, x: Array, output: Array) -> Iterable[Portion]:
+    def portions(self, layer: LinearLayer, x: Array, output: Array) -> Iterable[Portion]:
         yield Portion([Part(jnp.ones((), x.dtype), layer.ones)], layer.counts, self.epsilon)
 
 
@@ -52,7 +53,7 @@ class WSquare(WeightRule):
     epsilon: Any = 1e-6
     bias: str = "ignore"
 
-    def portions(self, layer: Any, x: Array, output: Array) -> Iterable[Portion]:
+    def portions(self, layer: LinearLayer, x: Array, output: Array) -> Iterable[Portion]:
         one = jnp.ones((), x.dtype)
         if layer.weight is None:  # a pool: the weights of a unit are alike
             square = jnp.square(layer.map(layer.unit_input) / jnp.maximum(layer.counts, 1))
@@ -123,7 +124,7 @@ class ZBox(WeightRule):
                 return f"{name} has shape {given}, which does not broadcast to the layer's input of shape {shape}"
         return super().unfit(node)
 
-    def portions(self, layer: Any, x: Array, output: Array) -> Iterable[Portion]:
+    def portions(self, layer: LinearLayer, x: Array, output: Array) -> Iterable[Portion]:
         above, below = x - jnp.asarray(self.low, x.dtype), x - jnp.asarray(self.high, x.dtype)
         if layer.weight is None:  # a pool has no negative weights
             parts = [Part(above)]

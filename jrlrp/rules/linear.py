@@ -10,6 +10,7 @@ import numpy as np
 
 from jrlrp.errors import RuleError
 from jrlrp.rules.base import Array, Rule, brief, check_epsilon, ratio, ratio_bound, stabilize
+from jrlrp.rules.layer import LinearLayer
 
 LINEAR_KINDS = frozenset({"conv", "dense", "linear", "fixed", "scale", "average_pool", "normalisation"})
 BIAS = ("absorb", "ignore", "distribute")
@@ -48,8 +49,9 @@ class Portion:
     factor: Any = 1.0
 
     def __post_init__(self) -> None:
-        parts = self.parts if isinstance(self.parts, Iterable) else (self.parts,)
-        object.__setattr__(self, "parts", tuple(parts))
+        if not isinstance(self.parts, Iterable) or isinstance(self.parts, (str, np.ndarray, jax.Array)):
+            raise RuleError(f"Portion got {brief(self.parts)} for its parts; expected a list of Parts: [Part(x)], say.")
+        object.__setattr__(self, "parts", tuple(self.parts))
         for part in self.parts:
             if not isinstance(part, Part):
                 raise RuleError(f"Portion got {brief(part)} among its parts; expected a list of Parts: [Part(x)], say.")
@@ -104,11 +106,11 @@ class LinearRule(Rule):
             return None
         return f"{type(self).__name__}(bias='distribute') spreads the bias over the weights, and this map has none"
 
-    def portions(self, layer: Any, x: Array, output: Array) -> Iterable[Portion]:
+    def portions(self, layer: LinearLayer, x: Array, output: Array) -> Iterable[Portion]:
         """Return what is shared, for the layer's input `x` and output."""
         raise RuleError(f"{type(self).__name__} defines no portions(layer, x, output).")
 
-    def _checked(self, layer: Any, x: Array, output: Array) -> Iterator[Portion]:
+    def _checked(self, layer: LinearLayer, x: Array, output: Array) -> Iterator[Portion]:
         """Return the portions, or raise RuleError for what are none, or do not fit the layer."""
         portions, name = self.portions(layer, x, output), f"{type(self).__name__}.portions"
         if not isinstance(portions, Iterable):
@@ -120,7 +122,7 @@ class LinearRule(Rule):
             known = hasattr(portion.total, "dtype")
             yield portion if known else replace(portion, total=jnp.asarray(portion.total, output.dtype))
 
-    def __call__(self, layer: Any, inputs: Sequence[Array], output: Array, relevance: Array) -> tuple[Array]:
+    def __call__(self, layer: LinearLayer, inputs: Sequence[Array], output: Array, relevance: Array) -> tuple[Array]:
         (x,) = inputs
         result = jnp.zeros_like(x)
         for portion in self._checked(layer, x, output):
@@ -131,7 +133,9 @@ class LinearRule(Rule):
                 result = result + layer.pull(share * portion.bias / layer.counts, layer.ones)
         return (result,)
 
-    def absorbed(self, layer: Any, inputs: Sequence[Array], output: Array, relevance: Array) -> dict[str, Array]:
+    def absorbed(
+        self, layer: LinearLayer, inputs: Sequence[Array], output: Array, relevance: Array
+    ) -> dict[str, Array]:
         (x,) = inputs
         kept = dict.fromkeys(("bias", "stabilizer", "saturated"), jnp.zeros((), x.dtype))
         for portion in self._checked(layer, x, output):
@@ -144,7 +148,7 @@ class LinearRule(Rule):
         return kept
 
 
-def _check_shapes(name: str, portion: Portion, layer: Any, x: Array, output: Array) -> None:
+def _check_shapes(name: str, portion: Portion, layer: LinearLayer, x: Array, output: Array) -> None:
     """Raise RuleError unless all that a portion holds fits the layer."""
     own = {f"{field} of a Portion": getattr(portion, field) for field in ("total", "epsilon", "bias", "factor")}
     fitting = [(field, value, output.shape, "output") for field, value in own.items()]

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jrlrp.rules.base import Array, Rule, check_epsilon, ratio, stabilize
+from jrlrp.rules.layer import ChoiceLayer
 
 
 @dataclass(frozen=True, repr=False)
@@ -41,7 +42,9 @@ class Proportional(Rule):
     def unfit(self, node: Any) -> str | None:
         return None if node.sums_windows else "Proportional is for maxima over windows, over axes and of two values"
 
-    def __call__(self, layer: Any, inputs: Sequence[Array], output: Array, relevance: Array) -> tuple[Array, ...]:
+    def __call__(
+        self, layer: ChoiceLayer, inputs: Sequence[Array], output: Array, relevance: Array
+    ) -> tuple[Array, ...]:
         positive = [jnp.maximum(x, 0) for x in inputs]
         total, back = jax.vjp(layer.window_sums, *positive)
         shares = back(ratio(relevance, stabilize(total, self.epsilon)))

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jrlrp.errors import RuleError
 from jrlrp.rules.base import Array, Rule, brief
 from jrlrp.rules.epsilon import Epsilon
+from jrlrp.rules.layer import ProductLayer
 from jrlrp.rules.linear import LINEAR_KINDS
 
 
@@ -36,14 +37,16 @@ class Uniform(Rule):
             name = type(self).__name__
             raise RuleError(f"{name}(linear={self.linear!r}): expected a rule of linear layers, Epsilon() say.")
 
-    def constants(self, layer: Any) -> Sequence[bool]:
+    def constants(self, layer: ProductLayer) -> Sequence[bool]:
         """Say of each factor whether it is a constant, which gets nothing."""
         return (False,) * len(layer.gates)
 
     def passes(self, node: Any) -> Sequence[bool]:
         return tuple(not constant for constant in self.constants(node))
 
-    def __call__(self, layer: Any, inputs: Sequence[Array], output: Array, relevance: Array) -> tuple[Array, ...]:
+    def __call__(
+        self, layer: ProductLayer, inputs: Sequence[Array], output: Array, relevance: Array
+    ) -> tuple[Array, ...]:
         constants = self.constants(layer)
         part = relevance / (len(inputs) - sum(constants))
 
@@ -70,7 +73,7 @@ class SignalTakesAll(Uniform):
     Source: Arras et al. 2017, "Explaining recurrent neural network predictions in sentiment analysis".
     """
 
-    def constants(self, layer: Any) -> Sequence[bool]:
+    def constants(self, layer: ProductLayer) -> Sequence[bool]:
         return _some(layer.gates)
 
 
@@ -89,7 +92,7 @@ class ValuesOnly(Uniform):
     Source: Ali et al. 2022, "XAI for Transformers: Better Explanations through Conservative Propagation".
     """
 
-    def constants(self, layer: Any) -> Sequence[bool]:
+    def constants(self, layer: ProductLayer) -> Sequence[bool]:
         softmax = [origin == "softmax" for origin in layer.origins]
         made = [origin in ("softmax", "activation") for origin in layer.origins]
         return next((flags for flags in (made, softmax) if any(_some(flags))), _some(layer.gates))

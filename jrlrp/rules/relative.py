@@ -7,6 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from jrlrp.rules.base import Array, Rule, mean_size, saturate, spread
+from jrlrp.rules.layer import LinearLayer
 from jrlrp.rules.linear import LINEAR_KINDS, without_weights
 
 
@@ -33,7 +34,7 @@ class Relative(Rule):
     def needs_batch_axis(self) -> bool:
         return True
 
-    def __call__(self, layer: Any, inputs: Sequence[Array], output: Array, relevance: Array) -> tuple[Array]:
+    def __call__(self, layer: LinearLayer, inputs: Sequence[Array], output: Array, relevance: Array) -> tuple[Array]:
         (x,) = inputs
         x_axis, z_axis = layer.input_axes[0], layer.output_axis
         # κ undoes any positive factor of an example. Mean sizes are divided out on the way, so that no sum of large
@@ -49,7 +50,7 @@ class Relative(Rule):
         of_share, of_unit = sizes
         return (share / _or_one(of_share) * of_unit * spread(size, x, x_axis),)
 
-    def _messages(self, layer: Any, x: Array, unit: Array, sign: Array) -> Array:
+    def _messages(self, layer: LinearLayer, x: Array, unit: Array, sign: Array) -> Array:
         """Return the messages that each input gets, added up, but for positive factors of an example."""
         return x * layer.pull(unit * sign)
 
@@ -68,7 +69,7 @@ class RelativePlus(Relative):
     def unfit(self, node: Any) -> str | None:
         return without_weights(self, node) or super().unfit(node)
 
-    def _messages(self, layer: Any, x: Array, unit: Array, sign: Array) -> Array:
+    def _messages(self, layer: LinearLayer, x: Array, unit: Array, sign: Array) -> Array:
         # (s v)⁺ = (s v + |s| |v|) / 2, so that one product of |x| and |w| serves inputs of either sign; κ has the half.
         # The two cancel up to rounding, so what gets nothing may get some 1e-7 of the largest message in float32.
         weight = None if layer.weight is None else jnp.abs(layer.weight)  # a pool's are positive

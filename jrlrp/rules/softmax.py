@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import jax.numpy as jnp
 
 from jrlrp.rules.base import Array, Rule
+from jrlrp.rules.layer import SoftmaxLayer
 
 
 @dataclass(frozen=True, repr=False)
@@ -18,7 +18,7 @@ class SoftmaxTaylor(Rule):
 
     kinds = frozenset({"softmax"})
 
-    def __call__(self, layer: Any, inputs: Sequence[Array], output: Array, relevance: Array) -> tuple[Array]:
+    def __call__(self, layer: SoftmaxLayer, inputs: Sequence[Array], output: Array, relevance: Array) -> tuple[Array]:
         (x,) = inputs
         total = layer.total(relevance)
         s = jnp.where(jnp.isfinite(output), output, 0)  # a row that is masked out whole is 0/0
@@ -27,13 +27,15 @@ class SoftmaxTaylor(Rule):
 
 @dataclass(frozen=True, repr=False)
 class ShareExponential(Rule):
-    """R_i = softmax(x)_i R for log Σ exp(x): by the parts of the sum of exponentials, as log, Σ and exp in a row have it.
+    """R_i = softmax(x)_i R for log Σ exp(x): by the parts of the sum, as log, Σ and exp in a row have it.
 
     Source: Bach et al. 2015, eq. (58), for the sum inside; the logarithm passes relevance on.
     """
 
     kinds = frozenset({"log_sum_exp"})
 
-    def __call__(self, layer: Any, inputs: Sequence[Array], output: Array, relevance: Array) -> tuple[Array, ...]:
+    def __call__(
+        self, layer: SoftmaxLayer, inputs: Sequence[Array], output: Array, relevance: Array
+    ) -> tuple[Array, ...]:
         shares = (jnp.where(jnp.isfinite(s), s, 0) for s in layer.weights(inputs))
         return tuple(s * layer.spread(relevance) for s in shares)

@@ -11,6 +11,7 @@ import numpy as np
 
 from jrlrp.errors import RuleError
 from jrlrp.rules.base import Array, Rule, check_epsilon, ratio, ratio_bound, stabilize
+from jrlrp.rules.layer import CustomLayer, Layer, LinearLayer, SumLayer
 from jrlrp.rules.linear import LINEAR_KINDS
 
 
@@ -24,7 +25,7 @@ class Pass(Rule):
         same = node.inputs[0].shape == node.shape or node.kind == "normalisation"
         return None if same else f"Pass needs an input of the output's shape {node.shape}, not {node.inputs[0].shape}"
 
-    def __call__(self, layer: Any, inputs: Sequence[Array], output: Array, relevance: Array) -> tuple[Array]:
+    def __call__(self, layer: Layer, inputs: Sequence[Array], output: Array, relevance: Array) -> tuple[Array]:
         return (relevance.reshape(inputs[0].shape),)
 
 
@@ -37,7 +38,7 @@ class Block(Rule):
     def passes(self, node: Any) -> Sequence[bool]:
         return (False,) * len(node.inputs)
 
-    def __call__(self, layer: Any, inputs: Sequence[Array], output: Array, relevance: Array) -> tuple[Array, ...]:
+    def __call__(self, layer: Layer, inputs: Sequence[Array], output: Array, relevance: Array) -> tuple[Array, ...]:
         return tuple(jnp.zeros_like(x) for x in inputs)
 
 
@@ -52,14 +53,24 @@ class Gradient(Rule):
       RuleError: for a negative epsilon.
     """
 
-    kinds = LINEAR_KINDS | {"activation", "factor", "max_pool", "sum", "product", "softmax", "log_sum_exp", "custom", "opaque"}
+    kinds = LINEAR_KINDS | {
+        "activation",
+        "factor",
+        "max_pool",
+        "sum",
+        "product",
+        "softmax",
+        "log_sum_exp",
+        "custom",
+        "opaque",
+    }
 
     epsilon: Any = 1e-6
 
     def __post_init__(self) -> None:
         check_epsilon(self)
 
-    def __call__(self, layer: Any, inputs: Sequence[Array], output: Any, relevance: Any) -> tuple[Array, ...]:
+    def __call__(self, layer: Layer, inputs: Sequence[Array], output: Any, relevance: Any) -> tuple[Array, ...]:
         def seed(z: Array, r: Array) -> Array:
             if not jnp.issubdtype(z.dtype, jnp.inexact):
                 return np.zeros(z.shape, jax.dtypes.float0)
@@ -91,11 +102,11 @@ class ShareRatio(Rule):
     def __post_init__(self) -> None:
         check_epsilon(self)
 
-    def __call__(self, layer: Any, inputs: Sequence[Array], output: Array, relevance: Array) -> tuple[Array, ...]:
+    def __call__(self, layer: SumLayer, inputs: Sequence[Array], output: Array, relevance: Array) -> tuple[Array, ...]:
         share = ratio(relevance, stabilize(output, self.epsilon))
         return tuple(term * share for term in layer.terms(inputs))
 
-    def absorbed(self, layer: Any, inputs: Sequence[Array], output: Array, relevance: Array) -> dict[str, Array]:
+    def absorbed(self, layer: SumLayer, inputs: Sequence[Array], output: Array, relevance: Array) -> dict[str, Array]:
         total = stabilize(output, self.epsilon)
         share = ratio(relevance, total)
         constant = output - sum(layer.terms(inputs))
@@ -108,11 +119,19 @@ class ShareRatio(Rule):
 
 @dataclass(frozen=True, repr=False)
 class ShareAbsolute(Rule):
-    """Each summand's share by magnitude: R_a = |a| / (|a| + |b|) · R, bounded; 0 where all summands are 0."""
+    """Each summand's share by magnitude: R_a = |a| / (|a| + |b|) · R, bounded; 0 where all summands are 0.
 
-    kinds = frozenset({"sum"})
+    So too what a fixed map sums.
+    """
 
-    def __call__(self, layer: Any, inputs: Sequence[Array], output: Array, relevance: Array) -> tuple[Array, ...]:
+    kinds = frozenset({"sum", "fixed"})
+
+    def __call__(
+        self, layer: SumLayer | LinearLayer, inputs: Sequence[Array], output: Array, relevance: Array
+    ) -> tuple[Array, ...]:
+        if isinstance(layer, LinearLayer):
+            size, weight = jnp.abs(inputs[0]), jnp.abs(jnp.asarray(layer.weight))
+            return (size * layer.pull(ratio(relevance, layer.map(size, weight)), weight),)
         sizes = [jnp.abs(term) for term in layer.terms(inputs)]
         largest = jax.lax.stop_gradient(functools.reduce(jnp.maximum, sizes))  # it cancels: no derivative
         parts = [size / jnp.where(largest == 0, 1, largest) for size in sizes]  # whose sum cannot leave the dtype
@@ -126,7 +145,7 @@ class ShareEqual(Rule):
 
     kinds = frozenset({"sum"})
 
-    def __call__(self, layer: Any, inputs: Sequence[Array], output: Array, relevance: Array) -> tuple[Array, ...]:
+    def __call__(self, layer: SumLayer, inputs: Sequence[Array], output: Array, relevance: Array) -> tuple[Array, ...]:
         return tuple(relevance / len(inputs) for _ in inputs)
 
 
@@ -142,7 +161,7 @@ class FunctionRule(Rule):
 
     function: Any
 
-    def __call__(self, layer: Any, inputs: Sequence[Array], output: Any, relevance: Any) -> tuple[Array, ...]:
+    def __call__(self, layer: CustomLayer, inputs: Sequence[Array], output: Any, relevance: Any) -> tuple[Array, ...]:
         operands = layer.operands(inputs)
         shares = self.function(operands, output, relevance)
         several = isinstance(shares, (tuple, list))

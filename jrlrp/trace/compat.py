@@ -57,7 +57,7 @@ _OUTSIDE: dict[str, Callable[[Any], Any]] = {
     "pcast": lambda x: _in_shards(lambda x: jax.lax.pcast(jax.lax.psum(x, "i"), "i", to="varying"), x),
     "psum_invariant": lambda x: _in_shards(lambda x: x + jax.lax.psum(x, "i"), x),
     "reduce_scatter": lambda x: _in_shards(lambda x: jax.lax.psum_scatter(x, "i", tiled=True), x),
-    "random_wrap": lambda x: jax.random.wrap_key_data(np.zeros(2, np.uint32)),
+    "random_wrap": lambda x: jax.random.wrap_key_data(jnp.zeros(2, jnp.uint32)),
     "random_unwrap": lambda x: jax.random.key_data(jax.random.key(0)),
     "random_clone": lambda x: jax.random.clone(jax.random.key(0)),
     "shard_map": lambda x: _in_shards(lambda x: x, x),

@@ -139,8 +139,10 @@ class Region(Equation):
         return range(self.count)
 
     def reading(self, same: Mapping[Var, Var]) -> Equation:
-        equations = tuple(eqn.reading(same) for eqn in self.equations) if same.keys() & set(self.inputs) else None
-        return self if equations is None else replace(super().reading(same), equations=equations)
+        if not same.keys() & set(self.inputs):
+            return self
+        inputs = tuple(same.get(v, v) for v in self.inputs)
+        return replace(self, inputs=inputs, equations=tuple(eqn.reading(same) for eqn in self.equations))
 
     @property
     def flat(self) -> tuple[Equation, ...]:
