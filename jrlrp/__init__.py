@@ -22,7 +22,15 @@ from jrlrp.composites.presets import (
     relative_plus,
 )
 from jrlrp.custom import custom_relevance
-from jrlrp.errors import ArgumentError, JrlrpError, JrlrpWarning, RuleError, TargetError, UnreachedError, UnsupportedError
+from jrlrp.errors import (
+    ArgumentError,
+    JrlrpError,
+    JrlrpWarning,
+    RuleError,
+    TargetError,
+    UnreachedError,
+    UnsupportedError,
+)
 from jrlrp.primitives.register import register_kind, register_rule
 from jrlrp.report import Audit, Plan, PlanNode
 from jrlrp.rules.alphabeta import AlphaBeta, ZPlus

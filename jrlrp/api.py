@@ -103,8 +103,8 @@ def relevance(
         an integer array of the output's shape without its last axis: those entries (negative ones count from the
         end; a traced one out of range explains nothing); "all": the whole output; a callable: it gets the output and
         returns the initial relevance. A scalar output is explained as it is. A final softmax or log-softmax is
-        explained at its logits. But for a callable, the initial relevance is the explained output's value; entries
-        that are not finite have none.
+        explained at its logits. But for a callable, the initial relevance is the explained output's value; an
+        infinite entry has none, and where it is NaN the map (of that example, if it is known which) is NaN too.
       has_aux: whether `fun` returns `(out, aux)`.
       capture: nodes whose output's relevance is wanted too: globs of module paths or of the names that `plan` prints,
         "*/Conv_*" say, or matchers, `match("softmax")`. Inside a scan their relevance has a leading axis of turns.

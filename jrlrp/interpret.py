@@ -8,13 +8,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.custom_derivatives import SymbolicZero
 
 from jrlrp.errors import RuleError, describe
 from jrlrp.graph.graph import Graph
 from jrlrp.graph.layers import layer_of
 from jrlrp.graph.linear_layer import wide
 from jrlrp.graph.nodes import Control, Node
-from jrlrp.probes import Passage, Probe
+from jrlrp.probes import Edges, Passage, Probe
 from jrlrp.rules.base import Rule, saturate
 from jrlrp.trace import compat
 from jrlrp.trace.program import Equation, Var, evaluated, read, typed
@@ -39,13 +40,10 @@ def interpret(
       probes: what to measure of the nodes' relevance.
     """
     values: dict[Var, Any] = {**graph.program.constants, **inputs}
-    carrying = {v for node in graph.own_nodes for v in node.outputs} | set(graph.explained)
-
     for step in graph.steps:
         if isinstance(step, Equation):  # it hands on no relevance, so nothing has to be differentiated
             given = [(v, read(v, values)) for v in step.inputs]
-            arguments = [jax.lax.stop_gradient(x) if v in carrying else x for v, x in given]
-            results: Sequence[Any] = step.run(arguments)
+            results: Sequence[Any] = step.run([_held(x) if v in graph.carrying else x for v, x in given])
         elif isinstance(step, Control):
             results = _run_bodies(step, rules, {v: read(v, values) for v in step.flow.inputs}, probes)
         else:
@@ -57,24 +55,65 @@ def interpret(
     return typed(wanted, values)
 
 
+def _hold(primals: Any, tangents: Any) -> Any:
+    return primals[0], SymbolicZero(jax.typeof(primals[0]).to_tangent_aval())
+
+
+# The same value, that hands nothing back, as by stop_gradient; but derivatives of relevance see what it depends on.
+_held = jax.custom_jvp(lambda x: x)
+_held.defjvp(_hold, symbolic_zeros=True)
+
+
 def _run_bodies(
     node: Control, rules: Mapping[Node, Rule], values: Mapping[Var, Any], probes: Mapping[Node, Probe]
 ) -> list[Any]:
     """Evaluate control flow with its bodies interpreted, and return the values of the node's outputs."""
     inner = [inside for body in node.bodies for inside in body.nodes if inside in probes]
+    probe = probes.get(node)
+    edges = probe.zeros if probe is not None else Edges((), [()] * len(node.bodies))
 
-    def evaluate(body: Graph) -> Callable:
-        def run(inputs: Sequence[Any], zeros: Sequence[Any]) -> list[Any]:
-            here = {inside: replace(probes[inside], zeros=zero) for inside, zero in zip(inner, zeros, strict=True)}
+    def evaluate(number: int, body: Graph) -> Callable:
+        ends = [k for k, v in enumerate(body.program.outputs) if v in body.unmade]
+
+        def run(inputs: Sequence[Any], along: Any) -> list[Any]:
+            zeros, here = along
+            placed = {inside: replace(probes[inside], zeros=zero) for inside, zero in zip(inner, zeros, strict=True)}
             own = dict(zip(body.program.inputs, inputs, strict=True))
-            return interpret(body, rules, own, body.program.outputs, here)
+            results = interpret(body, rules, own, body.program.outputs, placed)
+            return _watched(results, ends, [body.program.outputs[k] for k in ends], probe, here[number])
 
         return run
 
-    along = [probes[inside].zeros for inside in inner]
-    results = node.flow.emit([values[v] for v in node.flow.inputs], list(map(evaluate, node.bodies)), along)
+    along = ([probes[inside].zeros for inside in inner], edges.ends)
+    starts = [k for k, v in enumerate(node.flow.inputs) if v in node.starts]
+    operands = [values[v] for v in node.flow.inputs]
+    operands = _watched(operands, starts, [node.flow.inputs[k] for k in starts], probe, edges.start)
+    results = node.flow.emit(operands, [evaluate(number, body) for number, body in enumerate(node.bodies)], along)
     made = dict(zip(node.flow.outputs, results, strict=True))
     return [made[v] for v in node.outputs]
+
+
+def _watched(values: list[Any], chosen: Sequence[int], names: Sequence[Var], probe: Probe | None, zeros: Any) -> list[Any]:
+    """Return the values, with a probe of the relevance that comes to those that are `chosen`."""
+    if probe is None or not chosen:
+        return values
+
+    @jax.custom_vjp
+    def same(values, zeros):
+        return values
+
+    def backward(values, relevances):
+        received = _widened(relevances)
+        return relevances, probe.measure(Passage(Rule(), names, (), _widened(values), received, (), _axes(zeros)))
+
+    same.defvjp(lambda values, zeros: (values, values), backward)
+    own = tuple(jnp.asarray(values[k], v.dtype) for k, v in zip(chosen, names, strict=True))
+    found = iter(same(own, zeros))
+    return [next(found) if k in chosen else v for k, v in enumerate(values)]
+
+
+def _axes(zeros: Any) -> frozenset[str]:
+    return frozenset().union(*map(compat.mesh_axes, jax.tree.leaves(zeros)))
 
 
 def made_before(graph: Graph) -> tuple[Var, ...]:
@@ -114,7 +153,7 @@ def _bind(
     """Evaluate a node as a function whose pullback is its rule."""
     rule = Transpose() if rule is None or rule.native else rule
     parameters, put_back = rule.split()
-    axes = frozenset() if probe is None else frozenset().union(*map(compat.mesh_axes, jax.tree.leaves(probe.zeros)))
+    axes = _axes(None if probe is None else probe.zeros)
 
     @jax.custom_vjp
     def evaluate(inputs, constants, parameters, zeros):
@@ -131,7 +170,7 @@ def _bind(
         single = len(outputs) == 1
         shares = rule(layer, wide_inputs, *((outputs[0], received[0]) if single else (outputs, received)))
         _check_shares(rule, node, shares)
-        passed = tuple(saturate(r, x.dtype).astype(x.dtype) for r, x in zip(shares, inputs, strict=True))
+        passed = tuple(_rounded(r, x) for r, x in zip(shares, inputs, strict=True))
         if probe is None:
             return passed, None, None, None
         passage = Passage(rule, layer, wide_inputs, outputs, received, _widened(passed), axes)
@@ -144,6 +183,13 @@ def _bind(
 def _widened(values: Sequence[Any]) -> tuple[Any, ...]:
     """Return floats in the dtype that rules compute in."""
     return tuple(x.astype(wide(x.dtype)) if jnp.issubdtype(x.dtype, jnp.floating) else x for x in values)
+
+
+def _rounded(r: Any, x: Any) -> Any:
+    """Return relevance of `x` in its dtype, bounded; gradients alone may be complex."""
+    apart = tuple(compat.mesh_axes(r) - compat.mesh_axes(x))  # devices read the same, each gives its part back
+    r = jax.lax.psum(r, apart) if apart else r
+    return saturate(r, x.dtype).astype(x.dtype) if jnp.issubdtype(x.dtype, jnp.floating) else r.astype(x.dtype)
 
 
 def _bounded(relevances: Sequence[Any]) -> tuple[Any, ...]:

@@ -4,10 +4,10 @@ A probe is an extra input of the node, all zeros, whose cotangent is the measure
 are both read off in this way, by the same pullback that gives the relevance of the inputs.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from jrlrp.graph.nodes import Control, Node
 from jrlrp.primitives.row import Op
 from jrlrp.rules.base import Array, Rule, bound, saturate
 from jrlrp.trace import compat
+from jrlrp.trace.program import Var
 
 # What the audit measures of each node: Σ R that came in, went out, and was kept by biases and by stabilisers; Σ |R|
 # in and out; the number of relevances and ratios that were cut off at their bounds.
@@ -98,20 +99,57 @@ def _names(pattern: Any, node: Node, name: str) -> bool:
 
 
 def _capture(node: Node, turns: tuple[int, ...], gradient: bool) -> Probe:
-    floating = [k for k, v in enumerate(node.outputs) if jnp.issubdtype(v.dtype, jnp.floating)]
+    numbers = [k for k, v in enumerate(node.outputs) if jnp.issubdtype(v.dtype, jnp.inexact)]
 
     def measure(passage: Passage) -> tuple[Array, ...]:
-        pairs = [(passage.outputs[k], passage.received[k], node.outputs[k].dtype) for k in floating]
-        return tuple((z * r if gradient else r).astype(dtype) for z, r, dtype in pairs)
+        return tuple(
+            _relevance([passage.received[k]], [passage.outputs[k]], gradient)[0].astype(_real(node.outputs[k]))
+            for k in numbers
+        )
 
-    outputs = [node.outputs[k] for k in floating]
-    return Probe(tuple(jnp.zeros((*turns, *v.shape), v.dtype) for v in outputs), measure)
+    outputs = [node.outputs[k] for k in numbers]
+    return Probe(tuple(jnp.zeros((*turns, *v.shape), _real(v)) for v in outputs), measure)
+
+
+class Edges(NamedTuple):
+    """The zeros of a probe of control flow: for its first states, and for the outputs of each of its bodies."""
+
+    start: Any
+    ends: Sequence[Any]
 
 
 def auditing(graph: Graph, gradient: bool) -> dict[Node, Probe]:
     """Return the probes of all nodes' amounts; see `AMOUNTS`."""
-    measured = {node: turns for node, turns in graph.turns.items() if not isinstance(node, Control)}
-    return {node: _audit(node, turns, gradient) for node, turns in measured.items()}
+    carriers = frozenset(_carriers(graph)) if gradient else frozenset()
+    probes: dict[Node, Probe] = {}
+    for node, turns in graph.turns.items():
+        if not isinstance(node, Control):
+            probes[node] = _audit(node, turns, gradient)
+        elif node.starts or any(body.unmade for body in node.bodies):
+            probes[node] = _edges(node, turns, gradient, carriers)
+    return probes
+
+
+def _carriers(graph: Graph) -> Iterator[Var]:
+    """Return the carriers of ids that are constant."""
+    yield from (v for eqn in graph.program.equations if eqn.op is Op.FULL for v in eqn.outputs)
+    for node in graph.own_nodes:
+        for body in node.bodies if isinstance(node, Control) else ():
+            yield from _carriers(body)
+
+
+def _edges(node: Control, turns: tuple[int, ...], gradient: bool, carriers: frozenset[Var]) -> Probe:
+    """Return the probe of what comes to control flow's constant first states and outputs, and goes no further."""
+    dtype = _wide(node.outputs)
+
+    def measure(passage: Passage) -> Array:
+        pairs = zip(passage.layer, passage.received, passage.outputs, strict=True)
+        received = [r for v, *pair in pairs for r in _relevance(*([x] for x in pair), gradient and v not in carriers)]
+        return _amounts({"received": _total(received), "size_received": _size(received)}, dtype, passage.axes)
+
+    zeros = jnp.zeros((*turns, len(AMOUNTS)), dtype)
+    inside = jnp.zeros((*turns, *node.turns, len(AMOUNTS)), dtype)
+    return Probe(Edges(zeros, [inside if body.unmade else () for body in node.bodies]), measure)
 
 
 def _audit(node: Node, turns: tuple[int, ...], gradient: bool) -> Probe:
@@ -129,16 +167,21 @@ def _audit(node: Node, turns: tuple[int, ...], gradient: bool) -> Probe:
             "passed": _total(passed),
             "bias": kept.get("bias", 0),
             "stabilizer": kept.get("stabilizer", 0),
-            "size_received": _total([jnp.abs(r) for r in received]),
-            "size_passed": _total([jnp.abs(r) for r in passed]),
+            "size_received": _size(received),
+            "size_passed": _size(passed),
             "saturated": kept.get("saturated", 0) + sum(jnp.sum(jnp.abs(r) >= limit) for r in passed),
         }
-        own = [_of_device(jnp.asarray(amounts[name], dtype), passage.axes) for name in AMOUNTS]
-        return saturate(jnp.stack(own), dtype)
+        return _amounts(amounts, dtype, passage.axes)
 
-    limit = 0.99 * min(bound(v.dtype) for v in node.inputs)  # the values were rounded to their dtype
-    dtype = wide(*(v.dtype for v in node.outputs if jnp.issubdtype(v.dtype, jnp.floating)))
+    limit = 0.99 * min(bound(_real(v)) for v in node.inputs)  # the values were rounded to their dtype
+    dtype = _wide(node.outputs)
     return Probe(jnp.zeros((*turns, len(AMOUNTS)), dtype), measure)
+
+
+def _amounts(found: Mapping[str, Array], dtype: Any, axes: frozenset[str]) -> Array:
+    """Return amounts in one array, 0 where none was found."""
+    own = [_of_device(jnp.asarray(found.get(name, 0), dtype), axes) for name in AMOUNTS]
+    return saturate(jnp.stack(own), dtype)
 
 
 def _of_device(amount: Array, axes: frozenset[str]) -> Array:
@@ -149,9 +192,23 @@ def _of_device(amount: Array, axes: frozenset[str]) -> Array:
     return jax.lax.pcast(amount / jax.lax.axis_size(same), same, to="varying")
 
 
+def _real(v: Var) -> Any:
+    """Return the dtype of relevance of a variable."""
+    return jnp.finfo(v.dtype).dtype
+
+
+def _wide(variables: Iterable[Var]) -> Any:
+    return wide(*(_real(v) for v in variables if jnp.issubdtype(v.dtype, jnp.inexact)))
+
+
 def _relevance(cotangents: Sequence[Array], values: Sequence[Array], gradient: bool) -> list[Array]:
-    pairs = [(r, z) for r, z in zip(cotangents, values, strict=True) if jnp.issubdtype(z.dtype, jnp.floating)]
-    return [r * z if gradient else r for r, z in pairs]
+    """Return relevance: real, as it is of a real score; what passes complex numbers is their gradient."""
+    pairs = [(r, z) for r, z in zip(cotangents, values, strict=True) if jnp.issubdtype(z.dtype, jnp.inexact)]
+    return [jnp.real(r * z) if gradient else r for r, z in pairs]
+
+
+def _size(relevances: Sequence[Array]) -> Array:
+    return _total([jnp.abs(r) for r in relevances])
 
 
 def _total(relevances: Sequence[Array]) -> Array:

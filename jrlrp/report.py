@@ -154,7 +154,9 @@ class Audit:
 
     Attributes:
       names, kinds, rules, sources: of the nodes, as `plan` prints them.
-      received, passed: Σ R that came in at the node's output, and that it handed to its inputs, shape (nodes,).
+      received, passed: Σ R that came in at the node's output, and that it handed to its inputs, shape (nodes,). The
+        nodes inside control flow have rows of their own; its own one, if any, says what its constant first states (and
+        what branches return that depends on no explained input) received.
       bias, stabilizer: what of the difference its bias and its stabiliser absorbed.
       size_received, size_passed: Σ |R| likewise.
       saturated: how many relevances, and ratios of relevance to a value, were cut off at their bounds.
@@ -222,10 +224,12 @@ def make_audit(
 ) -> Audit:
     """Return the audit of a graph from what its probes measured."""
     nodes = list(measured)
-    passing = {v for node in graph.own_nodes for v in node.outputs} | set(graph.explained)
-    dtype = jnp.result_type(*measured.values(), *initial) if nodes else jnp.float32
-    over_turns = [measured[node].astype(dtype).reshape(-1, len(AMOUNTS)).sum(axis=0) for node in nodes]
-    amounts = jnp.stack(over_turns) if nodes else jnp.zeros((0, len(AMOUNTS)))
+    parts = {node: jax.tree.leaves(found) for node, found in measured.items()}
+    widest = [jnp.result_type(v) for v in (*(part for found in parts.values() for part in found), *initial)]
+    dtype = max(widest, key=lambda dtype: jnp.finfo(dtype).bits) if nodes else jnp.dtype(jnp.float32)
+    per_turn = {node: [part.astype(dtype).reshape(-1, len(AMOUNTS)) for part in found] for node, found in parts.items()}
+    over_turns = [sum(part.sum(axis=0) for part in per_turn[node]) for node in nodes]
+    amounts = jnp.stack(over_turns) if nodes else jnp.zeros((0, len(AMOUNTS)), dtype)
     return Audit(
         names=tuple(graph.names.get(node) or node.path or "-" for node in nodes),
         kinds=tuple(node.kind for node in nodes),
@@ -234,7 +238,7 @@ def make_audit(
         **{name: amounts[:, k] for k, name in enumerate(AMOUNTS)},
         output=_sum(initial, dtype),
         inputs=_sum(shares, dtype),
-        ended=_sum([r for r, v in zip(initial, graph.outputs, strict=True) if v not in passing], dtype),
+        ended=_sum([r for r, v in zip(initial, graph.outputs, strict=True) if v in graph.unmade], dtype),
     )
 
 

@@ -94,9 +94,9 @@ class Target:
         return chosen + jnp.sum(out, where=False)  # 0, of what shard_map knows of the output
 
     def initial(self, outputs: Any) -> Any:
-        """Return the initial relevance, in the outputs' structure."""
+        """Return the initial relevance, in the outputs' structure; NaN where the explained score is."""
         if not callable(self.form):
-            return jax.tree.map(lambda out: jnp.where((self.mask(out) > 0) & jnp.isfinite(out), out, 0), outputs)
+            return jax.tree.map(lambda out: jnp.where((self.mask(out) > 0) & ~jnp.isinf(out), out, 0), outputs)
         relevance = self.form(outputs)
         return matching(relevance, outputs, "the callable target")
 

@@ -1,5 +1,6 @@
 """From a function and its arguments to a graph and its pullback: what every public function begins with."""
 
+import functools
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -7,10 +8,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from jrlrp.analyses.reach import reached
 from jrlrp.composites.composite import Composite, as_composite, choose_rules
 from jrlrp.composites.presets import relative_plus
-from jrlrp.analyses.reach import reached
 from jrlrp.errors import ArgumentError, UnreachedError, UnsupportedError, describe, warn
 from jrlrp.graph.graph import Graph
 from jrlrp.graph.nodes import Node, Opaque
@@ -104,6 +106,17 @@ def lost_batch_axis(eqn: Equation) -> str:
     )
 
 
+def _own_arithmetic(fun: Callable) -> Callable:
+    """Let a function of the library's promote ranks and dtypes as it was written to, whatever the user forbids himself."""
+
+    @functools.wraps(fun)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+            return fun(*args, **kwargs)
+
+    return run
+
+
 @dataclass(frozen=True, eq=False)
 class Traced:
     """A function traced on its arguments, as a graph.
@@ -150,7 +163,8 @@ class Traced:
         """Return the equation at which the batch axis was lost that one of the rules needs; None if all is well."""
         batch = self.graph.batch
         needs = any(rule.needs_batch_axis and not node.maps_vectors for node, rule in rules.items())
-        return batch.mixed if batch.lost and needs else None
+        vectors = any(v.ndim > 1 for v in self.graph.explained)  # which a batch has, at least
+        return batch.mixed if batch.lost and needs and vectors else None
 
     def warn(self, rules: Mapping[Node, Rule]) -> None:
         """Raise UnreachedError if relevance reaches nothing, and warn of what it does not reach or is not sure of."""
@@ -162,6 +176,7 @@ class Traced:
         if (eqn := self.lost_batch_axis(rules)) is not None:
             warn(lost_batch_axis(eqn))
 
+    @_own_arithmetic
     def explain(self, probes: Mapping[Node, Probe] = NO_PROBES) -> Explained:
         """Run the function forwards so that relevance can come back; raises before anything runs."""
         graph, rules, count = self.graph, self.rules(), len(self.graph.outputs)
@@ -181,21 +196,41 @@ class Traced:
             return outputs[:count], outputs[count:]
 
         # 0, of what shard_map knows of the inputs' axes: cotangents have to vary as the probes do.
-        axes = sum((jnp.sum(leaf, where=False) for leaf in inputs.values()), jnp.zeros(()))
+        axes = sum((jnp.sum(leaf, where=False).astype(np.float32) for leaf in inputs.values()), np.float32(0))
         zeros = [jax.tree.map(lambda z: z + axes.astype(z.dtype), probe.zeros) for probe in probes.values()]
         outputs, pull, found = jax.vjp(run, start, zeros, has_aux=True)
         rest = evaluate_rest(graph, {**inputs, **dict(zip(later, found, strict=True))})
         value = jax.tree.unflatten(self.out_tree, rest[:count])
         aux = None if self.aux_tree is None else jax.tree.unflatten(self.aux_tree, rest[count:])
 
+        @_own_arithmetic
         def propagate(relevance):
-            shares, measured = pull(jax.tree.leaves(relevance))
+            given = jax.tree.leaves(relevance)
+            shares, measured = pull([jnp.where(jnp.isnan(r), 0, r) for r in given])
+            shares = [r + nothing for r, nothing in zip(shares, self._unknown(given), strict=True)]
             if self.gradient:  # what came back is a gradient; a carrier's is multiplied already
                 pairs = zip(graph.explained, start, shares, strict=True)
                 shares = [g if v in carriers else x * g for v, x, g in pairs]
             return jax.tree.unflatten(self.in_tree, shares), dict(zip(probes, measured, strict=True))
 
         return Explained(jax.tree.unflatten(self.out_tree, outputs), value, aux, rules, propagate)
+
+    def _unknown(self, given: Sequence[Any]) -> list[Any]:
+        """Return what shows in the maps that what was given to an example's outputs is NaN: NaN there, and 0 elsewhere."""
+        explained, slots = self.graph.explained, self.graph.batch.slots
+        count = explained[0].shape[0] if slots else 1
+        total = jnp.zeros(count, np.float32)
+        for v, r in zip(self.graph.outputs, given, strict=True):
+            none = jnp.where(jnp.isnan(r), r, 0).astype(np.float32)
+            own = slots.get(v)
+            if own is None or own.entries is None or not own.axis.is_whole:
+                total += jnp.sum(none)
+                continue
+            parts = jnp.sum(none, axis=[d for d in range(v.ndim) if d != own.axis.dim])
+            chosen = np.flatnonzero(own.entries >= 0)
+            total += parts if own.order is None else jnp.zeros_like(total).at[own.entries[chosen]].add(parts[chosen])
+        shapes = [(-1, *[1] * (v.ndim - 1)) if slots else (1,) * v.ndim for v in explained]
+        return [total.reshape(shape).astype(v.dtype) for v, shape in zip(explained, shapes, strict=True)]
 
     def initial(self, out: Any) -> Any:
         """Return what the target sends back from the explained output: relevance, or a gradient."""

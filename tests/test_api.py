@@ -408,7 +408,7 @@ def loud(x):
         (lambda f: Composite([jrlrp.Zero()]), jrlrp.ArgumentError, r"expected a pair \(match"),
         (lambda f: Composite([], base=jrlrp.Zero()), jrlrp.ArgumentError, "expected a composite"),
         (lambda f: match("convolution"), jrlrp.ArgumentError, "expected one of conv, dense"),
-        (lambda f: jrlrp.register_kind("cholesky", "magic"), jrlrp.ArgumentError, "expected one of curve"),
+        (lambda f: jrlrp.register_kind("cholesky", "magic"), jrlrp.ArgumentError, "expected one of activation"),
     ],
 )
 def test_bad_input_is_an_error_before_anything_runs(call, error, message):

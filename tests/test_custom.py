@@ -17,7 +17,7 @@ PRESETS = [jrlrp.epsilon(), jrlrp.Gamma(), jrlrp.attn_lrp()]
 
 @pytest.fixture(autouse=True)
 def registry(monkeypatch):
-    monkeypatch.setattr(kinds, "_REGISTERED", {})
+    monkeypatch.setattr(register, "_REGISTERED", {})
 
 
 def whiten(x):

@@ -156,8 +156,11 @@ def test_the_audit_says_what_bias_and_stabiliser_keep():
     np.testing.assert_allclose(audit.other, 0.0, atol=1e-12)
     conserving = kept(jrlrp.Epsilon(0.0, "distribute"))
     np.testing.assert_allclose((conserving.absorbed, conserving.bias), 0.0, atol=1e-12)
-    blocked = kept(jrlrp.Block())
-    np.testing.assert_allclose((blocked.other, blocked.growth), [[1.0], [0.0]])
+    beside = lambda x: (x @ w + b) + x[:3]  # so that something is reached
+    blocked = jrlrp.audit(beside, x, rules=jrlrp.Block(), target=lambda out: r)
+    k = blocked.kinds.index("dense")
+    assert blocked.received[k] != 0
+    np.testing.assert_allclose((blocked.other[k], blocked.growth[k]), (blocked.received[k], 0.0))
     both = jrlrp.audit(lambda x: (x @ w + jnp.tanh(x @ w)) + b, x, rules=jrlrp.Zero(), target=lambda out: r)
     total = (x @ w + np.tanh(x @ w) + b)[2]
     np.testing.assert_allclose(both.bias[both.kinds.index("sum")], b[2] / total)

@@ -21,12 +21,13 @@ def model(x):
     if jnp.issubdtype(x.dtype, jnp.integer):
         x = jnp.asarray(W)[x, :8]
     with jax.named_scope("Net/Conv_0"):
-        return jax.nn.softmax(jax.nn.relu(x @ W) @ W.T) @ W
+        h = jax.nn.relu(x @ W) @ W.T
+    return (h + jax.nn.softmax(h)) @ W
 
 
 @pytest.mark.parametrize("block", BLOCKS)
 def test_each_block_runs(block, monkeypatch, capsys):
-    monkeypatch.setattr(kinds, "_REGISTERED", {})
+    monkeypatch.setattr(register, "_REGISTERED", {})
     x, ids = jnp.ones((3, 8)), jnp.asarray([1, 2])
     given = {"jax": jax, "jnp": jnp, "jrlrp": jrlrp, "dataclass": dataclass, "model": model, "x": x, "token_ids": ids}
     exec(block, given | {"cov": jnp.eye(8)})

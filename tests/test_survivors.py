@@ -132,7 +132,7 @@ def test_relevance_of_a_norm_with_a_transpose_in_it_comes_back_to_where_it_belon
     for eps in (1.0, 2.0):  # 1 / size is a gate, so that this holds where no norm is found too
         for rules in (jrlrp.relative(), jrlrp.epsilon(0.0), jrlrp.epsilon_plus(0.0)):
             _, propagate = jrlrp.pullback(turned(eps, "inside"), x, rules=rules)
-            close(propagate(r)[0], r.T, 1e-5)
+            close(propagate(r)[0], r.T, 1e-3)
 
 
 @every_preset

@@ -2,39 +2,25 @@
 
 The examples are the slices along the leading axis of the explained inputs. A value keeps them apart if each of its
 slots along some axis depends on one example at most, in whatever order. Where they mix, the inputs are one example.
+What chooses among values (an index, a truth value) mixes nothing: no relevance comes to it.
 """
 
 from collections import ChainMap
-from collections.abc import Hashable, Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, cast
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
+from jrlrp.analyses.counting import Along, Counting
 from jrlrp.analyses.facts import Facts
+from jrlrp.analyses.slots import NOBODY, One, Slots, agreed, cut, moved, put, slots_of
 from jrlrp.primitives.axes import image
 from jrlrp.primitives.row import Axis, Op
 from jrlrp.trace.control import Body, ControlFlow
 from jrlrp.trace.program import Equation, Program, Region, Var
 from jrlrp.trace.walk import Walk
-
-NOBODY = -1  # the slot of padding, that no example has a part in
-
-
-@dataclass(frozen=True)
-class Slots:
-    """An axis of examples; `order` says which example is in which slot: numbers, None for 0, 1, 2, …, or a token."""
-
-    axis: Axis
-    order: Hashable = None
-
-    @property
-    def numbers(self) -> tuple[int, ...] | None:
-        if self.order is None:
-            return tuple(range(self.axis.size))
-        return self.order if isinstance(self.order, tuple) and self.order[:1] != ("by",) else None
 
 
 @dataclass(frozen=True)
@@ -54,21 +40,25 @@ class Mixed:
 
 @dataclass(frozen=True)
 class Batch:
-    """The axis of examples of each variable that depends on the explained inputs; empty if they are one example.
+    """Where the examples are in each variable that depends on the explained inputs; empty if they are one example.
 
     Attributes:
-      axes: by variable, those of bodies too.
+      slots: by variable, those of bodies too; `axes`: their axes alone.
       mixed: the equation at which the examples meet, None if they do not.
       lost: whether it is only not known there that they stay apart.
     """
 
-    axes: Mapping[Var, Axis]
+    slots: Mapping[Var, Slots] = field(default_factory=dict)
     mixed: Equation | None = None
     lost: bool = False
 
+    @cached_property
+    def axes(self) -> Mapping[Var, Axis]:
+        return {v: slots.axis for v, slots in self.slots.items()}
+
 
 def batch_of(program: Program, explained: Iterable[Var], needed: Iterable[Var], facts: Facts) -> Batch:
-    """Return where the examples are in each variable among `needed` that depends on `explained`."""
+    """Return where the examples are in each variable among `needed`: those that relevance passes."""
     explained = tuple(explained)
     sizes = {v.shape[0] if v.ndim else None for v in explained}
     if len(sizes) != 1 or None in sizes:
@@ -79,132 +69,166 @@ def batch_of(program: Program, explained: Iterable[Var], needed: Iterable[Var], 
     if mixed:
         first = next((m for m in mixed if m.lost), mixed[0])
         return Batch({}, first.eqn, first.lost)
-    return Batch({v: value.axis for v, value in walk.values.items() if isinstance(value, Slots)})
+    return Batch({v: value for v, value in walk.values.items() if isinstance(value, Slots)})
 
 
-Value = Slots | Alone | Mixed
+Value = Slots | One | Alone | Mixed
+_SCATTERS = (Op.SCATTER, Op.SCATTER_ADD, Op.SCATTER_MAX)
 
 
 class _Examples(Walk[Value]):
     def __init__(self, program: Program, needed: set[Var], facts: Facts):
         super().__init__()
-        self.needed = needed
-        self.counting = _Counting(facts)
+        self.needed, self.facts = needed, facts
+        self.counting = Counting(facts)
         self.counting.over(program.equations, self.counting.known(program))
         self._at: Equation | None = None  # where values are joined
 
     def made(self, step: Equation, values: Mapping[Var, Value]) -> Iterable[tuple[Var, Value]]:
-        known = [(k, values[v]) for k, v in enumerate(step.inputs) if v in values]
-        if not known or not self.needed.intersection(step.outputs):
+        return self._made(step, values) if self.needed.intersection(step.outputs) else ()
+
+    def _made(self, step: Equation, values: Mapping[Var, Value]) -> Iterable[tuple[Var, Value]]:
+        known = {k: values[v] for k, v in enumerate(step.inputs) if v in values}
+        if not known:
             return ()
         self._at = step
-        found = self._result(step, known, values)
-        return [(v, found) for v in step.outputs]
+        if isinstance(step, Region):
+            inner = ChainMap[Var, Value]({}, values)  # type: ignore[arg-type] - only the first is written to
+            for eqn in step.equations:
+                inner.update(self._made(eqn, inner))
+            return [(step.output, inner[step.output])] if step.output in inner else ()
+        data = known.keys() & set(step.data_operands)
+        known = {k: value for k, value in known.items() if k in data or not data}
+        return [(v, self._result(step, n, known)) for n, v in enumerate(step.outputs) if v.size]
 
-    def _result(self, step: Equation, known: list[tuple[int, Value]], values: Mapping[Var, Value]) -> Value:
-        mixed = next((value for _, value in known if isinstance(value, Mixed)), None)
+    def _result(self, step: Equation, n: int, known: Mapping[int, Value]) -> Value:
+        """Return the value of the n-th output, given those of the operands that matter."""
+        mixed = next((value for value in known.values() if isinstance(value, Mixed)), None)
         if mixed is not None:
             return mixed
-        if any(isinstance(value, Alone) for _, value in known):
-            (first, *rest) = (value for _, value in known)
+        if any(isinstance(value, Alone) for value in known.values()):
+            first, *rest = known.values()
             return first if all(value == first for value in rest) else Mixed(step, False)
-        if isinstance(step, Region):
-            inner = ChainMap[Var, Value]({}, cast(dict, values))  # only the first is written to
-            for eqn in step.equations:
-                inner.update(self.made(eqn, inner))
-            return inner.get(step.output, Mixed(step, True))
-        if step.op is Op.JOIN and step.row.name == "concatenate" and (joined := self._joined(step, dict(known))):
+        if step.op in (Op.CONCATENATE, Op.STACK) and (joined := self._joined(step, known)) is not None:
             return joined
-        places = [(k, self._place(step, k, slots)) for k, slots in known if isinstance(slots, Slots)]
-        data = set(step.data_operands)
-        if any(k in data and place is not None for k, place in places):  # an index chooses, it does not mix
-            places = [(k, place) for k, place in places if k in data or place is not None]
         result: Value | None = None
-        for _, place in places:
+        for k, value in known.items():
+            place = self._place(step, n, k, value) if isinstance(value, Slots) else value
             if place is None:
                 return Mixed(step, _is_obscure(step))
             result = place if result is None else self.join(result, place)
-        return Mixed(step, True) if result is None else result
+        assert result is not None
+        return result
 
-    def _place(self, eqn: Equation, k: int, slots: Slots) -> Slots | None:
-        """Return where an operand's examples stand in the output."""
-        axis, numbers = slots.axis, slots.numbers
-        there = image(eqn, k, axis)
-        if there is not None and there.size == axis.size:
+    def _place(self, eqn: Equation, n: int, k: int, slots: Slots) -> Value | None:
+        """Return where an operand's examples stand in an output; None if they mix, or that is not known."""
+        there = image(eqn, k, slots.axis)
+        if there is not None and there.size == slots.axis.size:
             return replace(slots, axis=there)
-        if eqn.op is Op.GATHER and k == 0:
-            return self._gathered(eqn, slots)
-        if eqn.op in (Op.SCATTER, Op.SCATTER_ADD, Op.SCATTER_MAX) and axis.is_whole:
-            dim = self._scattered(eqn, k, axis.dim)
-            same = dim is not None and eqn.output.shape[dim] == eqn.inputs[k].shape[axis.dim]
-            return replace(slots, axis=replace(axis, dim=dim)) if same and dim is not None else None
-        if not axis.is_whole or k != 0:
-            return None
-        if eqn.op is Op.DYNAMIC_SLICE:
-            return _in_order(axis, eqn.output.shape[axis.dim], ("by", slots.order, eqn.inputs[1 + axis.dim]))
-        if numbers is None:
-            return None
-        moved = _moved(eqn, axis.dim, np.asarray(numbers, np.int64))
-        return None if moved is None else Slots(Axis(axis.dim, len(moved)), tuple(int(n) for n in moved))
+        dim, entries = slots.axis.dim, slots.entries
+        found = None if entries is None else self._moved(eqn, n, k, dim, entries)
+        if found is not None:
+            return slots_of(*found, slots.axis)
+        if slots.axis.size == 1:
+            return One(slots.only)
+        return self._by_index(eqn, k, slots) if slots.axis.is_whole else None
 
-    def _joined(self, eqn: Equation, known: Mapping[int, Value]) -> Slots | None:
-        """Return the slots of arrays put side by side along their examples; what depends on none is padding."""
-        along, numbers = eqn.params["dimension"], []
+    def _moved(self, eqn: Equation, n: int, k: int, dim: int, entries: np.ndarray) -> tuple[int, np.ndarray] | None:
+        """Return where an operand's entries along a dimension are in an output, if that is known."""
+        out = eqn.outputs[n].shape
+        if eqn.op is Op.DYNAMIC_SLICE and k == 0:
+            start = self._known(eqn.inputs[1 + dim])
+            return None if start is None else (dim, cut(entries, start, out[dim]))
+        if eqn.op is Op.DYNAMIC_UPDATE and k == 1:
+            start = self._known(eqn.inputs[2 + dim])
+            return None if start is None else (dim, put(out[dim], entries, start))
+        if eqn.op in _SCATTERS:
+            return (dim, entries) if k == 0 else self._scattered(eqn, k, dim, entries)
+        return moved(eqn, n, k, dim, entries)
+
+    def _known(self, v: Var) -> int | None:
+        """Return the integer that all entries of a variable are, None if that is not known."""
+        lo, hi = self.facts.interval(v)
+        return int(lo) if lo == hi and np.isfinite(lo) else None
+
+    def _joined(self, eqn: Equation, known: Mapping[int, Value]) -> Value | None:
+        """Return the slots of what is put side by side; what depends on no example is padding."""
+        along, found = eqn.params["axis" if eqn.op is Op.STACK else "dimension"], []
+        axis = Axis(along, 1)
         for k, v in enumerate(eqn.inputs):
-            slots = known.get(k)
-            if slots is None:
-                numbers += [NOBODY] * v.shape[along]
-            elif isinstance(slots, Slots) and slots.axis.dim == along and slots.axis.is_whole and slots.numbers:
-                numbers += slots.numbers
+            value, size = known.get(k), 1 if eqn.op is Op.STACK else v.shape[along]
+            if value is None:
+                found.append(np.full(size, NOBODY))
+            elif isinstance(value, One) and isinstance(value.number, int):
+                found.append(np.full(size, value.number))
+            elif isinstance(value, Slots) and eqn.op is Op.CONCATENATE and value.axis.dim == along:
+                if value.entries is None:
+                    return None
+                found.append(value.entries)
+                axis = max(axis, value.axis, key=lambda axis: axis.inner)
             else:
                 return None
-        return Slots(Axis(along, len(numbers)), tuple(numbers))
+        only = {value for value in known.values() if isinstance(value, One)}
+        return only.pop() if len(only) == 1 == len(set(known.values())) else slots_of(along, np.concatenate(found), axis)
 
-    def _gathered(self, eqn: Equation, slots: Slots) -> Slots | None:
-        """Return the slots of what is picked along the examples, an index for each."""
-        d, dim = eqn.params["dimension_numbers"], slots.axis.dim
-        if dim not in d.start_index_map or dim not in d.collapsed_slice_dims or not slots.axis.is_whole:
+    def _by_index(self, eqn: Equation, k: int, slots: Slots) -> Slots | None:
+        """Return the slots of what is picked along the examples by an index for each, or from an index on."""
+        if k != 0:
             return None
-        component = d.start_index_map.index(dim)
-        index = eqn.inputs[1]
-        places = [k for k in range(eqn.output.ndim) if k not in d.offset_dims]
-        counted = self.counting.values.get(index, ())
-        along = counted[component] if component < len(counted) else None
+        if eqn.op is Op.DYNAMIC_SLICE:
+            order = ("by", slots.order, eqn.inputs[1 + slots.axis.dim])
+            return Slots(replace(slots.axis, size=eqn.output.shape[slots.axis.dim]), order)
+        if eqn.op is not Op.GATHER:
+            return None
+        d, dim, index = eqn.params["dimension_numbers"], slots.axis.dim, eqn.inputs[1]
+        if dim not in d.start_index_map or dim not in d.collapsed_slice_dims:
+            return None
+        places = [place for place in range(eqn.output.ndim) if place not in d.offset_dims]
+        along = self._counted(index, d.start_index_map.index(dim))
         if along is None and index.ndim == 2 and index.shape[-1] == 1:
-            along = _Along(0, None)
+            along = Along(0, None)
         if along is None or along.dim >= len(places):
             return None
-        size = eqn.output.shape[places[along.dim]]
-        if along.numbers is not None and slots.numbers is not None:
-            number = [slots.numbers[n] if 0 <= n < len(slots.numbers) else NOBODY for n in along.numbers]
-            return Slots(Axis(places[along.dim], size), tuple(number))
-        return _in_order(replace(slots.axis, dim=places[along.dim]), size, ("by", slots.order, index))
+        there, known = places[along.dim], slots.entries
+        if along.numbers is not None and known is not None:
+            number = [known[i] if 0 <= i < len(known) else NOBODY for i in along.numbers]
+            return slots_of(there, np.asarray(number), slots.axis)
+        return Slots(Axis(there, eqn.output.shape[there]), ("by", slots.order, index))
 
-    def _scattered(self, eqn: Equation, k: int, dim: int) -> int | None:
-        """Return where a scatter at 0, 1, 2, … leaves a dimension of its operand or updates."""
-        d = eqn.params["dimension_numbers"]
+    def _counted(self, index: Var, component: int) -> Along | None:
+        """Return along which axis a component of an index counts."""
+        counted = self.counting.values.get(index, ())
+        return counted[component] if component < len(counted) else None
+
+    def _scattered(self, eqn: Equation, k: int, dim: int, entries: np.ndarray) -> tuple[int, np.ndarray] | None:
+        """Return where a scatter puts the entries of its updates: each at a counted index, or a window at a known one."""
+        d, size = eqn.params["dimension_numbers"], eqn.output.shape
+        if k != 2:
+            return None
+        if dim in d.update_window_dims:
+            alone = (*d.inserted_window_dims, *d.operand_batching_dims)
+            window = [target for target in range(eqn.output.ndim) if target not in alone]
+            target = window[d.update_window_dims.index(dim)]
+            start = self._known(eqn.inputs[1]) if target in d.scatter_dims_to_operand_dims else 0
+            return None if start is None else (target, put(size[target], entries, start))
+        place = [place for place in range(eqn.inputs[2].ndim) if place not in d.update_window_dims].index(dim)
         for component, target in enumerate(d.scatter_dims_to_operand_dims):
-            counted = self.counting.values.get(eqn.inputs[1], ())
-            along = counted[component] if component < len(counted) else None
-            if target not in d.inserted_window_dims or along is None or not along.is_whole:
-                continue
-            places = [n for n in range(eqn.inputs[2].ndim) if n not in d.update_window_dims]
-            if along.dim >= len(places) or eqn.inputs[2].shape[places[along.dim]] != eqn.inputs[0].shape[target]:
-                continue
-            if (k == 0 and dim == target) or (k == 2 and dim == places[along.dim]):
-                return target
+            along = self._counted(eqn.inputs[1], component)
+            if target in d.inserted_window_dims and along is not None and along.numbers and along.dim == place:
+                found, inside = np.full(size[target], NOBODY), [n for n in along.numbers if n < size[target]]
+                found[inside] = entries[: len(inside)]
+                return (target, found) if len(set(along.numbers)) == len(inside) else None
         return None
 
     def join(self, old: Value, new: Value) -> Value:
         if old == new:
             return old
-        if isinstance(old, Slots) and isinstance(new, Slots) and old.axis == new.axis:
-            both = _agreed(old.numbers, new.numbers)
-            if both is not None:
-                return Slots(old.axis, both)
-        first = next((value for value in (old, new) if isinstance(value, Mixed)), None)
+        for one, other in ((old, new), (new, old)):
+            if isinstance(one, Mixed) or (isinstance(one, Slots) and isinstance(other, One) and one.only == other.number):
+                return one
+        both = agreed(old, new) if isinstance(old, Slots) and isinstance(new, Slots) else None
         assert self._at is not None
-        return first or Mixed(self._at, False)
+        return Mixed(self._at, False) if both is None else both
 
     def control(self, step: Any) -> ControlFlow | None:
         flow = super().control(step)
@@ -213,8 +237,7 @@ class _Examples(Walk[Value]):
     def through(self, step: Any, flow: ControlFlow, values: Mapping[Var, Value]) -> Iterable[tuple[Var, Value]]:
         self._at = flow
         known = {v: values[v] for v in flow.inputs if v in values}
-        chosen = flow.op is Op.COND and flow.inputs[0] in known  # one choice for all
-        if chosen or (flow.op is Op.SHARD_MAP and _exchanged(flow, known)):
+        if flow.op is Op.SHARD_MAP and _exchanged(flow, known):
             return [(v, Mixed(flow, False)) for v in flow.outputs]
         return super().through(step, flow, values)
 
@@ -251,34 +274,6 @@ def _is_obscure(eqn: Equation) -> bool:
     return eqn.row.axes is None or eqn.op in placing
 
 
-def _in_order(axis: Axis, size: int, order: Hashable) -> Slots:
-    return Slots(replace(axis, size=size), order)
-
-
-def _agreed(a: tuple[int, ...] | None, b: tuple[int, ...] | None) -> tuple[int, ...] | None:
-    """Return the examples of slots that two values have each one example in; None if they differ in some."""
-    if a is None or b is None:
-        return None
-    pairs = list(zip(a, b, strict=True))
-    return tuple(max(x, y) for x, y in pairs) if all(x == y or NOBODY in (x, y) for x, y in pairs) else None
-
-
-def _moved(eqn: Equation, dim: int, numbers: np.ndarray) -> np.ndarray | None:
-    """Return which example is where after an equation has moved the slots along a dimension."""
-    if eqn.op is Op.REVERSE:
-        return numbers[::-1] if dim in eqn.params["dimensions"] else numbers
-    if eqn.op is Op.SLICE:
-        start, stop = eqn.params["start_indices"][dim], eqn.params["limit_indices"][dim]
-        return numbers[start : stop : (eqn.params["strides"] or (1,) * eqn.output.ndim)[dim]]
-    if eqn.op is Op.PAD:
-        low, high, gap = eqn.params["padding_config"][dim]
-        spread = np.full(max((len(numbers) - 1) * (gap + 1) + 1, 0), NOBODY)
-        spread[:: gap + 1] = numbers
-        padded = np.concatenate([np.full(max(low, 0), NOBODY), spread, np.full(max(high, 0), NOBODY)])
-        return padded[max(-low, 0) : len(padded) - max(-high, 0)]
-    return None
-
-
 def _resized(flow: ControlFlow, slots: Slots, v: Var) -> Value:
     """Return the slots with as many examples as `v` has of them: a shard has less than the whole."""
     axis = slots.axis
@@ -308,70 +303,3 @@ def _mesh_axes(eqn: Equation) -> set[str]:
     for body in eqn.bodies if isinstance(eqn, ControlFlow) else ():
         found.update(*map(_mesh_axes, body.program.equations))
     return found
-
-
-@dataclass(frozen=True)
-class _Along:
-    """An integer array that depends on its index along one dimension alone; `numbers` are its entries, if known."""
-
-    dim: int
-    numbers: tuple[int, ...] | None
-
-    @property
-    def is_whole(self) -> bool:
-        return self.numbers is not None and self.numbers == tuple(range(len(self.numbers)))
-
-
-class _Counting(Walk[tuple[_Along | None, ...]]):
-    """The integer arrays whose entries are known along one axis: jnp.arange, and what indexing makes of it.
-
-    The value is such an axis for each component of an index that was put together of several.
-    """
-
-    def __init__(self, facts: Facts):
-        super().__init__()
-        self.facts = facts
-
-    def known(self, program: Program) -> dict[Var, tuple[_Along | None, ...]]:
-        found: dict[Var, tuple[_Along | None, ...]] = {}
-        for v, c in program.constants.items():
-            if v.ndim == 1 and not isinstance(c, jax.core.Tracer) and jnp.issubdtype(v.dtype, jnp.integer):
-                found[v] = (_Along(0, tuple(int(n) for n in np.asarray(c))),)
-        return found
-
-    def join(self, old: Any, new: Any) -> Any:
-        return old if old == new else ()
-
-    def enter(self, flow: ControlFlow, body: Body, k: int, value: Any, inner: Var) -> Any:
-        return None if k in body.sliced else value
-
-    def leave(self, flow: ControlFlow, body: Body, k: int, value: Any, outer: Var) -> Any:
-        return None if k in body.stacked or flow.op is Op.SHARD_MAP else value
-
-    def made(self, step: Equation, values: Mapping[Var, Any]) -> Iterable[tuple[Var, Any]]:
-        if not step.outputs or not jnp.issubdtype(step.output.dtype, jnp.integer):
-            return ()
-        out = step.output
-        if step.op is Op.COUNT:
-            dim = step.params["dimension"]
-            return [(out, (_Along(dim, tuple(range(out.shape[dim]))),))] if _holds(out) else ()
-        if step.op is Op.JOIN and step.row.name == "concatenate" and step.params["dimension"] == out.ndim - 1:
-            parts = [values.get(v, ()) for v in step.inputs]
-            pairs = zip(parts, (v.shape[-1] for v in step.inputs), strict=True)
-            return [(out, tuple(c for known, n in pairs for c in (known if len(known) == n else (None,) * n)))]
-        known = [values.get(v) for v in step.data]
-        if step.op is Op.SELECT and self.facts.interval(step.inputs[0]) == (0, 0):  # where(i < 0, i + n, i)
-            return [(out, known[0])] if known[0] else ()
-        if step.row.moves and len(step.data) == 1 and known[0] and len(known[0]) == 1 and known[0][0] and _holds(out):
-            along = known[0][0]
-            there = image(step, 0, Axis(along.dim, step.inputs[0].shape[along.dim]))
-            if there is not None and there.is_whole:
-                return [(out, (_Along(there.dim, along.numbers),))]
-            moved = None if along.numbers is None else _moved(step, along.dim, np.asarray(along.numbers))
-            return [] if moved is None else [(out, (_Along(along.dim, tuple(int(n) for n in moved)),))]
-        return ()
-
-
-def _holds(v: Var) -> bool:
-    """Tell whether an integer dtype can hold every index of the array."""
-    return max(v.shape, default=0) <= np.iinfo(v.dtype).max

@@ -1,5 +1,6 @@
 """What is known of every value before anything runs: its interval, where it varies, whether it is a single scalar."""
 
+import math
 from collections import ChainMap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jrlrp.primitives.axes import varying_along
-from jrlrp.primitives.intervals import UNKNOWN, Interval, intersection, of_dtype, of_literal, union, widened
+from jrlrp.primitives.intervals import UNKNOWN, Interval, intersection, met, of_dtype, of_literal, union, widened
 from jrlrp.primitives.row import Op
 from jrlrp.trace.control import Body, ControlFlow
 from jrlrp.trace.program import Equation, Literal, Program, Region, Var
@@ -112,7 +113,8 @@ class Facts(Walk[Fact]):
         """Return the fact of what a region makes: what its row says holds too."""
         if eqn.row.interval is None:
             return fact
-        return replace(fact, interval=intersection(eqn.row.interval(eqn, k, [self._known(v, known).interval for v in eqn.data]), fact.interval))
+        found = eqn.row.interval(eqn, k, [self._known(v, known).interval for v in eqn.data])
+        return replace(fact, interval=intersection(found, fact.interval))
 
     def _fact(self, eqn: Equation, k: int, out: Var, known: list[Fact], values: Mapping[Var, Fact]) -> Fact:
         """Return the fact of an equation's k-th output."""
@@ -131,31 +133,45 @@ class Facts(Walk[Fact]):
     def _interval(self, eqn: Equation, k: int, known: list[Fact], values: Mapping[Var, Fact]) -> Interval:
         if eqn.row.interval is None:
             return of_dtype(eqn.outputs[k].dtype)
-        found = eqn.row.interval(eqn, k, [fact.interval for fact in known])
-        return intersection(self._relation(eqn, values), found)
+        intervals = [fact.interval for fact in known]
+        if eqn.op is Op.SELECT and len(eqn.inputs) == 3:
+            test, *cases = eqn.inputs
+            intervals[1:] = [met(self._where(test, n, v, values), intervals[n + 1]) for n, v in enumerate(cases)]
+        return intersection(self._relation(eqn, values), eqn.row.interval(eqn, k, intervals))
+
+    def _where(self, test: Var, truth: int, v: Var, values: Mapping[Var, Fact]) -> Interval:
+        """Return the interval that a value lies in where a test of it has the given outcome."""
+        eqn = self.definition.get(test)
+        if eqn is None or eqn.op not in (Op.LESS, Op.GREATER) or v not in eqn.inputs:
+            return UNKNOWN
+        k = eqn.inputs.index(v)
+        lo, hi = self._known(eqn.inputs[1 - k], values).interval
+        below = ((eqn.op is Op.LESS) == (k == 0)) == bool(truth)
+        return (-math.inf, hi) if below else (lo, math.inf)
 
     def _relation(self, eqn: Equation, values: Mapping[Var, Fact]) -> Interval:
-        """Return what follows from how two operands are related: x − floor(x) lies in [0, 1].
+        """Return what follows from how two operands are related: x − floor(x) lies in [0, 1]."""
+        return self._fraction(eqn.inputs[0], eqn.inputs[1], values) if eqn.op is Op.SUB else UNKNOWN
 
-        So does x ≥ 0 less what a cast makes of it, which cuts towards zero.
-        """
-        if eqn.op is not Op.SUB:
-            return UNKNOWN
-        (a, b), cut = eqn.inputs, False
-        interval = self._known(a, values).interval
-        while (eqn := self.definition.get(b)) is not None:
-            if eqn.op is Op.FLOOR and eqn.inputs[0] is a:
-                return (0.0, 1.0)
-            if eqn.op is Op.CAST:
+    def _fraction(self, x: Var, whole: Var, values: Mapping[Var, Fact]) -> Interval:
+        """Return the interval of x less a whole number that is made of it, by floor or by a cast towards zero."""
+        (lo, hi), pending, found, cut = self._known(x, values).interval, [whole], [], False
+        while pending:
+            v = pending.pop()
+            eqn = self.definition.get(v)
+            if v is x and cut:
+                found.append((0.0 if lo >= 0 else -1.0, 0.0 if hi <= 0 else 1.0))
+            elif eqn is not None and eqn.op is Op.FLOOR and eqn.inputs[0] is x:
+                found.append((0.0, 1.0))
+            elif eqn is not None and eqn.op in (Op.CAST, Op.IDENTITY):
                 cut = cut or jnp.issubdtype(eqn.output.dtype, jnp.integer)
-                b = eqn.inputs[0]
-            elif eqn.op is Op.SELECT and (which := self._known(eqn.inputs[0], values).interval)[0] == which[1]:
-                b = eqn.data[int(which[0])]
+                pending.append(eqn.data[0])
+            elif eqn is not None and eqn.op is Op.SELECT and len(eqn.data) == 2:
+                within = [met(self._where(eqn.inputs[0], n, x, values), (lo, hi)) for n in (0, 1)]
+                pending += [u for u, (low, high) in zip(eqn.data, within, strict=True) if low < high]
             else:
-                break
-            if b is a and cut:
-                return (0.0 if interval[0] >= 0 else -1.0), (0.0 if interval[1] <= 0 else 1.0)
-        return UNKNOWN
+                return UNKNOWN
+        return union(*found) if found else UNKNOWN
 
 
 def _is_small(value: Any) -> bool:

@@ -166,9 +166,10 @@ def without_effect(composite: Composite, nodes: Iterable[Node]) -> list[str]:
         return []
     nodes = list(nodes)
     ruled = [node for node in nodes if not (node.native or isinstance(node, Custom))]
-    effective = {next((k for k in reversed(range(len(own))) if _serves(own[k], node)), None) for node in ruled}
-    idle = [entry for k, entry in enumerate(own) if k not in effective and not _is_optional(entry[0])]
-    return [f"{_shown(entry)}: {_why(entry, nodes)}" for entry in idle]
+    chosen = {node: next((k for k in reversed(range(len(own))) if _serves(own[k], node)), -1) for node in ruled}
+    idle = [k for k, (matcher, _) in enumerate(own) if k not in chosen.values() and not _is_optional(matcher)]
+    taken = {k: {node for node in ruled if chosen[node] > k} for k in idle}
+    return [f"{_shown(own[k])}: {_why(own[k], nodes, taken[k])}" for k in idle]
 
 
 def _is_optional(matcher: Any) -> bool:
@@ -181,22 +182,22 @@ def _shown(entry: Entry) -> str:
     return f"{shown}  ⇒  {rule!r}"
 
 
-def _why(entry: Entry, nodes: Sequence[Node]) -> str:
-    """Say why an entry gives no node its rule; a predicate is asked of the nodes alone that the rule serves."""
+def _why(entry: Entry, nodes: Sequence[Node], taken: set[Node]) -> str:
+    """Say why an entry gives no node its rule; a predicate is not asked of what later ones have taken."""
     matcher, rule = entry
     fitting = [node for node in nodes if not isinstance(matcher, Matcher) or replace(matcher, where=None)(node)]
     served = [node for node in fitting if node.kind in rule.kinds]
-    matched = [node for node in served if _serves(entry, node)]
     if not fitting:
         return "matches no node"
     if not served:
         of, serves = (", ".join(k for k in KINDS if k in kinds) for kinds in ({n.kind for n in fitting}, rule.kinds))
         return f"matches only nodes of kind {of}, and {type(rule).__name__} serves {serves}"
-    if not matched:
-        return f"matches no node that {type(rule).__name__} serves"
-    if all(node.native for node in matched):
+    if not isinstance(matcher, Matcher) or matcher.where is not None:
+        left = ", of those that later entries leave" if taken.intersection(served) else ""
+        return f"matches no node that {type(rule).__name__} serves{left}"
+    if all(node.native for node in served):
         return "relevance moves through all that it matches, which has no rules"
-    if all(node.native or isinstance(node, Custom) for node in matched):
+    if all(node.native or isinstance(node, Custom) for node in served):
         return "all that it matches has rules of its own"
     return "later entries match all of its nodes"
 

@@ -14,8 +14,8 @@ from jrlrp.rules.product import SignalTakesAll, Uniform, ValuesOnly
 from jrlrp.rules.relative import Relative, RelativePlus
 from jrlrp.rules.structure import Block, Pass, ShareAbsolute, ShareEqual, ShareRatio
 
-# What standardises the input of a network's first layer passes relevance on: it has nothing to share, and ε would divide
-# by its values where a pixel is near the mean.
+# What standardises the input of a network's first layer passes relevance on: it has nothing to share, and ε would
+# divide by its values where a pixel is near the mean.
 _STANDARDISATION = (match("scale", first=True, last=False), Pass())
 _SKIPS = {"absolute": ShareAbsolute(), "ratio": ShareRatio(0.0), "symmetric": ShareEqual()}
 

@@ -47,6 +47,16 @@ class Graph:
         return turns
 
     @cached_property
+    def carrying(self) -> frozenset[Var]:
+        """The variables that relevance passes on its way, those of bodies left out."""
+        return frozenset(self.explained).union(*(node.outputs for node in self.own_nodes))
+
+    @property
+    def unmade(self) -> frozenset[Var]:
+        """The outputs at which relevance begins and ends at once, as they depend on no explained input."""
+        return frozenset(self.outputs) - self.carrying
+
+    @cached_property
     def in_shards(self) -> frozenset[Node]:
         """The nodes inside a shard_map."""
         controls = (node for node in self.own_nodes if isinstance(node, Control))
@@ -123,7 +133,8 @@ def ended(flow: Flow, nodes: Iterable[Node]) -> tuple[Equation, ...]:
     steered = [
         node
         for node in nodes
-        if node.kind in ("activation", "softmax", "log_sum_exp", "normalisation") or node.equations[-1].op in (Op.CARRY, Op.EMBEDDING)
+        if node.kind in ("activation", "softmax", "log_sum_exp", "normalisation")
+        or node.equations[-1].op in (Op.CARRY, Op.EMBEDDING)
     ]
     matter = {v for node in nodes if node not in steered for v in node.constants} | set(flow.outputs)
     for eqn in reversed(flow.live):  # what the others make of the values matters as they do

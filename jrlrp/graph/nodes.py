@@ -111,6 +111,13 @@ class Control(Node):
 
     native = True
 
+    @cached_property
+    def starts(self) -> frozenset[Var]:
+        """The operands in which relevance of later turns ends, as they are no inputs: constant first states."""
+        bodies = zip(self.flow.bodies, self.bodies, strict=True)
+        inside = ((outer, v in graph.explained) for body, graph in bodies for outer, v in self.flow.entries(body))
+        return frozenset(outer for outer, explained in inside if explained and outer not in self.inputs)
+
     @property
     def turns(self) -> tuple[int, ...]:
         """The length of a scan, in a tuple; an empty one for anything else."""
@@ -143,8 +150,11 @@ class Opaque(Node):
 
     @property
     def has_derivative(self) -> bool:
-        """Whether gradient × input could stand in: JAX has no way back through a loop of unknown length."""
-        return self.anchor.op is not Op.WHILE
+        """Whether gradient × input could stand in.
+
+        JAX has no way back through a loop of unknown length, and none through a function applied at places of an array.
+        """
+        return self.anchor.op not in (Op.WHILE, Op.SCATTER)
 
     @property
     def is_complex(self) -> bool:

@@ -133,8 +133,8 @@ def perturbation(
         each example's range.
       channels: the axis of `x` along which "mean" and "blur" keep apart what they mix otherwise; None for the axes that
         relevance has none for, or, where it has one for each of three or more axes of an example, the last one (NHWC);
-        the first (NCHW) if that has two to four entries, and fewer than the last. Where an example has two axes, the
-        last one if it is the shorter (a series): a grey image needs an axis for its one channel, of size 1.
+        the first (NCHW) if that has two to four entries, and fewer than the last. Where an example has two axes
+        (a series, or a grey image), the last one if it has at most four entries, and fewer than the first.
       region: features are ranked and replaced in squares of this side, by their sum; in windows along every axis that
         relevance has, so sum over channels first.
       target: the class of each example, of shape (N,), or one for all (negative ones count from the end); None for what

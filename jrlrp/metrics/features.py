@@ -67,7 +67,7 @@ class Features:
             if len(own) < 2 or len(self.dims) < len(own):  # there is none, or relevance has no axis for it
                 return self.dims
             if len(own) == 2:  # a series, or an image without channels
-                channel = 1 if self.shape[1] < self.shape[0] else None
+                channel = 1 if self.shape[1] <= 4 and self.shape[1] < self.shape[0] else None
             else:
                 channel = 0 if 2 <= self.shape[0] <= 4 and self.shape[0] < self.shape[-1] else own[-1]
         else:

@@ -72,8 +72,8 @@ def _after(dim: int, removed: Iterable[int]) -> int | None:
 
 def _reshape(eqn: Any, operand: int, axis: Axis) -> Axis | None:
     shape, out = eqn.inputs[0].shape, eqn.outputs[0].shape
-    if eqn.params.get("dimensions") is not None:
-        return None
+    if (order := eqn.params.get("dimensions")) is not None:  # as of a transpose before it
+        shape, axis = [shape[d] for d in order], replace(axis, dim=tuple(order).index(axis.dim))
     # In row-major order the slices are `size` runs, `stride` apart, of one repeating pattern.
     stride = axis.inner * int(np.prod(shape[axis.dim + 1 :]))
     if not stride * axis.size or 0 in out:
@@ -202,9 +202,7 @@ CONV: AxisFinder = _conv
 WINDOW = by_dimension(_window)
 FFT = _before_last(lambda eqn: len(eqn.params["fft_lengths"]))
 MATRICES = _before_last(lambda eqn: 2)
-TOP_K = by_dimension(
-    lambda eqn, operand, dim: dim if eqn.params.get("axis", eqn.inputs[0].ndim - 1) != dim else None
-)
+TOP_K = by_dimension(lambda eqn, operand, dim: dim if eqn.params.get("axis", eqn.inputs[0].ndim - 1) != dim else None)
 APPROXIMATE_TOP_K = by_dimension(
     lambda eqn, operand, dim: None if eqn.params["reduction_dimension"] % eqn.inputs[0].ndim == dim else dim
 )

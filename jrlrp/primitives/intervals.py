@@ -32,6 +32,11 @@ def intersection(a: Interval, b: Interval) -> Interval:
     return (lo, hi) if lo <= hi else b
 
 
+def met(a: Interval, b: Interval) -> Interval:
+    """Return what both intervals allow: nothing, if the first number is the higher."""
+    return max(a[0], b[0]), min(a[1], b[1])
+
+
 def union(*x: Interval) -> Interval:
     return min(r[0] for r in x), max(r[1] for r in x)
 
@@ -77,7 +82,12 @@ def multiply(eqn: Any, x: Interval, y: Interval) -> Interval:
 
 
 def divide(eqn: Any, x: Interval, y: Interval) -> Interval:
-    return product(x, reciprocal(y))
+    quotient = product(x, reciprocal(y))
+    if not jnp.issubdtype(eqn.outputs[0].dtype, jnp.integer):
+        return quotient
+    if y[0] <= 0 <= y[1] or not all(map(math.isfinite, quotient)):  # of integers, x / 0 is some number
+        return UNKNOWN
+    return float(math.trunc(quotient[0])), float(math.trunc(quotient[1]))
 
 
 def product(x: Interval, y: Interval) -> Interval:
@@ -154,13 +164,14 @@ def smallest(eqn: Any, x: Interval, y: Interval) -> Interval:
 
 
 def clamp(eqn: Any, lo: Interval, x: Interval, hi: Interval) -> Interval:
-    return min(max(x[0], lo[0]), hi[1]), max(min(x[1], hi[1]), lo[0])
+    return min(max(x[0], lo[0]), hi[0]), min(max(x[1], lo[1]), hi[1])
 
 
 def select(eqn: Any, which: Interval, *cases: Interval) -> Interval:
     if which[0] == which[1] and which[0] in range(len(cases)):
-        return cases[int(which[0])]
-    return union(*cases)
+        cases = (cases[int(which[0])],)
+    possible = [x for x in cases if x[0] <= x[1]]
+    return union(*possible) if possible else UNKNOWN
 
 
 def less(eqn: Any, x: Interval, y: Interval) -> Interval:
@@ -183,18 +194,32 @@ def both(eqn: Any, x: Interval, y: Interval) -> Interval:
 def remainder(eqn: Any, x: Interval, y: Interval) -> Interval:
     """Return the interval of what is left of a division that rounds towards zero: of the sign of what is divided."""
     size = max(abs(y[0]), abs(y[1]))
+    if y[0] <= 0 <= y[1] and jnp.issubdtype(eqn.outputs[0].dtype, jnp.integer):  # what is left of x / 0 is x
+        size = math.inf
     return max(-size, min(x[0], 0.0)), min(size, max(x[1], 0.0))
 
 
 def cast(eqn: Any, x: Interval) -> Interval:
-    if jnp.issubdtype(eqn.outputs[0].dtype, jnp.integer) and all(map(math.isfinite, x)):
-        return float(math.floor(x[0])), float(math.ceil(x[1]))
-    return x
+    dtype = eqn.outputs[0].dtype
+    if dtype == np.bool_:
+        return (0.0, 1.0)
+    if not jnp.issubdtype(dtype, jnp.integer):
+        return x
+    known, limits = all(map(math.isfinite, x)), jnp.iinfo(dtype)
+    if not known or x[0] < limits.min or x[1] > limits.max:  # it wraps, or saturates
+        return UNKNOWN
+    return float(math.floor(x[0])), float(math.ceil(x[1]))
 
 
 def total(eqn: Any, x: Interval) -> Interval:
     """Return the interval of a sum of any number of values, none perhaps."""
     return (0.0 if x[0] >= 0 else -math.inf), (0.0 if x[1] <= 0 else math.inf)
+
+
+def over_devices(eqn: Any, x: Interval) -> Interval:
+    """Return the interval of a sum over devices, as many as a body of shard_map was told."""
+    count = eqn.params.get("devices")
+    return total(eqn, x) if count is None else (count * x[0], count * x[1])
 
 
 def product_over_axes(eqn: Any, x: Interval) -> Interval:

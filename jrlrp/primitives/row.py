@@ -31,6 +31,8 @@ class Op(Enum):
     CLAMP = auto()
     SELECT = auto()
     EQUAL = auto()
+    LESS = auto()  # or equal
+    GREATER = auto()  # or equal
     COMPARE = auto()
     BOTH = auto()  # and, of truth values or bits
     LOGIC = auto()  # or, not, xor of them
@@ -47,6 +49,7 @@ class Op(Enum):
     DOT = auto()
     CONV = auto()
     GATHER = auto()
+    PICK = auto()  # along an axis, as a top_k does
     SCATTER = auto()
     SCATTER_ADD = auto()
     SCATTER_MAX = auto()
@@ -58,7 +61,8 @@ class Op(Enum):
     TRANSPOSE = auto()
     BROADCAST = auto()
     PAD = auto()
-    JOIN = auto()  # concatenate, stack
+    CONCATENATE = auto()
+    STACK = auto()
     PART = auto()  # split, unstack
     REVERSE = auto()
     TILE = auto()

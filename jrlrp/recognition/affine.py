@@ -4,8 +4,10 @@ Bias and batch norm are found by following the one use of each value, in whateve
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from jrlrp.analyses.activity import Flow
+from jrlrp.analyses.facts import Facts
 from jrlrp.graph.nodes import Affine, Step
 from jrlrp.primitives.axes import image
 from jrlrp.primitives.row import Axis, Op
@@ -13,7 +15,7 @@ from jrlrp.recognition.elementwise import Link, linear_role
 from jrlrp.trace.program import Equation, Literal, Var
 
 _LINEAR = ("dense", "conv", "average_pool", "linear")
-_MOVES = (Op.RESHAPE, Op.TRANSPOSE, Op.SQUEEZE, Op.BROADCAST)
+_MOVES = (Op.RESHAPE, Op.TRANSPOSE, Op.SQUEEZE, Op.BROADCAST, Op.REVERSE)
 
 
 def affine_layers(flow: Flow, links: dict[Var, Link], taken: set[Equation]) -> list[Affine]:
@@ -52,6 +54,21 @@ def _core(flow: Flow, eqn: Equation) -> Affine | None:
         operand=k,
         weight=eqn.inputs[1 - k] if weighted else None,
     )
+
+
+def settled(node: Affine, facts: Facts, alone: bool) -> Affine:
+    """Return a fixed map as what it is in its network: a layer, if there is no other; a sum, if it weighs all alike."""
+    if node.kind != "fixed":
+        return node
+    assert node.weight is not None
+    if alone:
+        return replace(node, kind=node.anchor.row.kind)
+    factors = [step for step in node.steps if step.role not in ("move", "cast")]
+    numbers = [step.constant for step in factors if step.role == "scale" and not step.negate]
+    alike = node.anchor.op is Op.DOT and not facts.varying(node.weight) and facts.interval(node.weight)[0] >= 0
+    positive = all(v is not None and facts[v].scalar and facts.interval(v)[0] >= 0 for v in numbers)
+    pool = alike and positive and len(numbers) == len(factors)
+    return replace(node, kind="average_pool", weight=None) if pool else node
 
 
 def _follow(flow: Flow, links: dict[Var, Link], taken: set[Equation], layer: Affine) -> Affine:

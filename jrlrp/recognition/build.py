@@ -7,13 +7,25 @@ from typing import Any
 import jax.numpy as jnp
 
 from jrlrp.analyses.activity import Flow, activity_of, body_flow, flow_of
-from jrlrp.analyses.batch import Batch, batch_of
+from jrlrp.analyses.batch import batch_of
 from jrlrp.analyses.facts import Facts
 from jrlrp.analyses.place import placed
 from jrlrp.graph.graph import Graph, ended, schedule
-from jrlrp.graph.nodes import MIXING, Activation, Choice, Control, Custom, LogSumExp, Movement, Node, Opaque, Softmax
+from jrlrp.graph.nodes import (
+    MIXING,
+    Activation,
+    Affine,
+    Choice,
+    Control,
+    Custom,
+    LogSumExp,
+    Movement,
+    Node,
+    Opaque,
+    Softmax,
+)
 from jrlrp.primitives.row import Axis, Op
-from jrlrp.recognition.affine import affine_layers
+from jrlrp.recognition.affine import affine_layers, settled
 from jrlrp.recognition.combine import combinations, join_sums
 from jrlrp.recognition.elementwise import Link, activations, elementwise_links
 from jrlrp.recognition.norms import normalisations, with_normalisations
@@ -46,7 +58,7 @@ def build(
     outputs = [same.get(v, v) for v in outputs]
     facts = Facts(program)
     activity = activity_of(program, explained, outputs, ids)
-    batch = batch_of(program, explained, activity.needed, facts)
+    batch = batch_of(program, explained, activity.active, facts)
     flow = flow_of(program, activity, explained, outputs, facts)
     read = with_normalisations(flow)
     if read is not program:
@@ -54,18 +66,17 @@ def build(
         activity = activity_of(program, explained, outputs, ids)
         flow = flow_of(program, activity, explained, outputs, facts)
     graph = _grouped(flow, batch.axes)
-    if not any(node.kind in MIXING for node in graph.nodes):  # what else there is counts as the network's layers
-        graph = _layered(graph)
-    return placed(replace(graph, batch=batch))
+    alone = not any(node.kind in MIXING for node in graph.nodes)
+    return placed(replace(_settled(graph, facts, alone), batch=batch))
 
 
-def _layered(graph: Graph) -> Graph:
-    """Return the graph with its fixed maps as layers."""
+def _settled(graph: Graph, facts: Facts, alone: bool) -> Graph:
+    """Return the graph with each fixed map as what it is in it, `alone` telling that it has no other layers."""
 
     def change(node: Node) -> Node:
         if isinstance(node, Control):
-            return replace(node, bodies=tuple(_layered(body) for body in node.bodies))
-        return replace(node, kind=node.anchor.row.kind) if node.kind == "fixed" else node
+            return replace(node, bodies=tuple(_settled(body, facts, alone) for body in node.bodies))
+        return settled(node, facts, alone) if isinstance(node, Affine) else node
 
     return graph.with_nodes(change)
 

@@ -132,35 +132,42 @@ class Curve:
 
 def activations(flow: Flow, links: dict[Var, Link]) -> list[Curve]:
     """Join each curve with the curves and scalar steps next to it that nothing else uses."""
-    ending: dict[Var, Curve] = {}
+    ending: dict[Var, _Growing] = {}
     for v, link in links.items():  # in program order
         if link.role == "curve":
-            before = _lead_in(flow, links, ending, link)
+            curve = _lead_in(flow, links, ending, link)
         elif link.is_scalar and link.role != "cast" and link.source in ending and flow.only_use(link.source):
-            before = ending.pop(link.source)
+            curve = ending.pop(link.source)
         else:
             continue
-        curve = Curve(before.source, v, (*before.equations, *link.equations))
-        for inner in (out for eqn in curve.equations for out in eqn.outputs):
+        curve.equations += link.equations
+        for inner in (out for eqn in link.equations for out in eqn.outputs):
             ending.pop(inner, None)
         ending[v] = curve
-    return list(ending.values())
+    return [Curve(curve.source, v, tuple(curve.equations)) for v, curve in ending.items()]
 
 
-def _lead_in(flow: Flow, links: dict[Var, Link], ending: dict[Var, Curve], link: Link) -> Curve:
+@dataclass
+class _Growing:
+    """An activation whose end is not reached yet."""
+
+    source: Var
+    equations: list[Equation]
+
+
+def _lead_in(flow: Flow, links: dict[Var, Link], ending: dict[Var, _Growing], link: Link) -> _Growing:
     """Return what of the steps before a curve belongs to it: scalar factors and offsets, and an activation."""
     source: Var = link.source
-    equations: tuple[Equation, ...] = ()
-    while _used_within(flow, source, (*link.equations, *equations)):
-        if source in ending:
-            before = ending.pop(source)
-            return Curve(before.source, source, (*before.equations, *equations))
+    within, back = set(link.equations), list[Equation]()
+    while source not in flow.outputs and within.issuperset(flow.uses[source]):
+        before = ending.pop(source, None)
+        if before is not None:
+            before.equations += reversed(back)
+            return before
         step = links.get(source)
         if step is None or not step.is_scalar:
             break
-        source, equations = step.source, (*step.equations, *equations)
-    return Curve(source, source, equations)
-
-
-def _used_within(flow: Flow, v: Var, equations: tuple[Equation, ...]) -> bool:
-    return v not in flow.outputs and set(equations).issuperset(flow.uses[v])
+        source = step.source
+        within.update(step.equations)
+        back += reversed(step.equations)
+    return _Growing(source, back[::-1])

@@ -7,17 +7,26 @@ held all the same.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from jrlrp.analyses.activity import Flow, body_flow
 from jrlrp.graph.nodes import Normalisation
 from jrlrp.primitives.row import Op
 from jrlrp.primitives.table import ADDED
 from jrlrp.recognition.elementwise import Link
+from jrlrp.recognition.statistics import (
+    CARRIERS,
+    SOURCE,
+    class_of,
+    held_operands,
+    inverse_of,
+    is_sum,
+    made_of_sums,
+    may_belong,
+)
+from jrlrp.rewrites.forms import Forms
 from jrlrp.trace.control import ControlFlow
 from jrlrp.trace.program import Equation, Literal, Program, Region, Var
-
-_CARRIERS = (Op.RESHAPE, Op.TRANSPOSE, Op.SQUEEZE, Op.BROADCAST, Op.CAST, Op.IDENTITY)
 
 
 def with_normalisations(flow: Flow) -> Program:
@@ -44,8 +53,11 @@ def normalisations(flow: Flow, links: dict[Var, Link], taken: set[Equation]) -> 
 class _Normalisations:
     def __init__(self, flow: Flow):
         self.flow = flow
+        self.forms = Forms(flow.facts)
+        for eqn in flow.program.equations:
+            self.forms.take(eqn)
         self.dominators = _Dominators(flow)
-        self.summed = _made_of_sums(flow)
+        self.summed = made_of_sums(flow, self.forms)
 
     def rewritten(self) -> dict[Equation, Region]:
         """Return the regions that take the place of equations."""
@@ -90,7 +102,7 @@ class _Normalisations:
         above = self.dominators.above(source)
         wider = None if above is None else self._region(match.output, above)
         inner = None if above is None else self._between(source, above)
-        sums = inner is not None and any(_is_sum(self.flow, eqn) for eqn in inner)
+        sums = inner is not None and any(is_sum(self.flow, self.forms, eqn) for eqn in inner)
         return wider if wider is not None and sums else match
 
     def _between(self, sink: Var, source: Var) -> list[Equation] | None:
@@ -102,7 +114,7 @@ class _Normalisations:
             eqn = self.flow.definition.get(v)
             if v is source or eqn in found:
                 continue
-            if eqn is None or not _may_belong(self.flow, eqn):
+            if eqn is None or not may_belong(self.flow, self.forms, eqn):
                 return None
             found.add(eqn)
             pending.extend(self.flow.active_inputs(eqn))
@@ -118,16 +130,16 @@ class _Normalisations:
         equations = self._between(sink, source)
         if not equations or sink.size != source.size:
             return None
-        classes = {source: _SOURCE}
+        classes = {source: SOURCE}
         held: dict[Equation, frozenset[int]] = {}
         for eqn in equations:
             operands = [classes.get(v) for v in eqn.inputs]
-            found = _class_of(self.flow, eqn, operands)
+            found = class_of(self.flow, self.forms, eqn, operands)
             if found is None or len(eqn.outputs) != 1:
                 return None
             classes[eqn.output] = found
             if found.kind == "linear":
-                held[eqn] = _held_operands(eqn, operands)
+                held[eqn] = held_operands(eqn, operands)
         end = classes[sink]
         if end.kind != "linear" or end.summed or not end.scaled:
             return None
@@ -140,8 +152,9 @@ class _Normalisations:
             if statistic not in self.summed or value not in self.flow.active or value.shape != eqn.output.shape:
                 continue
             leaves = self._leaves(statistic)
-            divides = leaves is not None and (eqn.op is Op.DIV) != _inverse_of(self.flow, statistic, leaves)
-            if leaves and divides and self._is_linear_in(value, leaves):
+            divides = leaves is not None and (eqn.op is Op.DIV) != inverse_of(self.flow, self.forms, statistic, leaves)
+            back = _Powers(self.forms, statistic, 1.0 if eqn.op is Op.MUL else -1.0)
+            if leaves and self._is_linear_in(value, leaves, back) and (divides or back.cancelled):
                 return Region(
                     replace(eqn.row, interval=None),  # as its equation has it
                     (value, *(v for v in eqn.inputs if v is not value)),
@@ -168,7 +181,7 @@ class _Normalisations:
             seen.add(u)
             if u is not v and (eqn is None or u not in self.summed):
                 single = set() if eqn is None else set(self.flow.active_inputs(eqn))
-                if eqn is not None and len(single) == 1 and (eqn.row.pointwise or eqn.op in _CARRIERS):  # |x|, x · x
+                if eqn is not None and len(single) == 1 and (eqn.row.pointwise or eqn.op in CARRIERS):  # |x|, x · x
                     pending += single
                 else:
                     leaves.add(u)
@@ -176,10 +189,11 @@ class _Normalisations:
                 pending += self.flow.active_inputs(eqn)
         return leaves
 
-    def _is_linear_in(self, v: Var, leaves: set[Var]) -> bool:
-        """Tell whether a value is linear in each of some others, all else held."""
+    def _is_linear_in(self, v: Var, leaves: set[Var], back: "_Powers") -> bool:
+        """Tell whether a value is linear in each of some others, all else held; note what statistics scale it."""
         missing = set(leaves)
-        first = min((self.flow.position[d] for u in leaves if (d := self.flow.definition.get(u)) is not None), default=-1)
+        made = [eqn for u in leaves if (eqn := self.flow.definition.get(u)) is not None]
+        first = min((self.flow.position[eqn] for eqn in made), default=-1)
         pending, seen = [v], set()
         while pending and missing:
             u = pending.pop()
@@ -190,8 +204,33 @@ class _Normalisations:
             eqn = self.flow.definition.get(u)
             if u in leaves or eqn is None or self.flow.position[eqn] < first or eqn.row.linear is None:
                 continue
+            if eqn.op in (Op.MUL, Op.DIV):
+                for k in (0, 1) if eqn.op is Op.MUL else (1,):
+                    if eqn.inputs[k] in self.summed:
+                        back.meet(eqn.inputs[k], 1.0 if eqn.op is Op.MUL else -1.0)
             pending += [x for k, x in enumerate(eqn.inputs) if k in eqn.row.linear(eqn) and x in self.flow.active]
         return not missing
+
+
+class _Powers:
+    """The powers that a statistic is the product of; `cancelled`: its inverse has scaled what it scales."""
+
+    def __init__(self, forms: Forms, statistic: Var, sign: float):
+        self.forms, self.cancelled = forms, False
+        self._own = self._of(statistic, sign)
+
+    def meet(self, statistic: Var, sign: float) -> None:
+        self.cancelled = self.cancelled or self._of(statistic, -sign) == self._own
+
+    def _of(self, statistic: Var, sign: float) -> dict[Var, float]:
+        """Return the powers of the values, wherever their entries stand."""
+        _, powers = self.forms.factors(self._core(statistic))
+        return {self._core(place.core): power * sign for place, power in powers.items()}
+
+    def _core(self, v: Var) -> Var:
+        while (eqn := self.forms.made_by(v, *CARRIERS)) is not None:
+            v = eqn.data[0]
+        return v
 
 
 class _Dominators:
@@ -225,66 +264,6 @@ class _Dominators:
         return nearest
 
 
-def _made_of_sums(flow: Flow) -> set[Var]:
-    """Return the active values that are sums over axes, or made of such by pointwise operations and movements."""
-    found: set[Var] = set()
-    for eqn in flow.live:
-        if not flow.active.intersection(eqn.outputs):
-            continue
-        keeps = (eqn.row.pointwise or eqn.op in _CARRIERS) and any(v in found for v in flow.active_inputs(eqn))
-        if keeps or _is_sum(flow, eqn):
-            found.update(eqn.outputs)
-    return found
-
-
-def _is_sum(flow: Flow, eqn: Equation) -> bool:
-    return eqn.op in (Op.SUM, Op.MAXIMUM, Op.MINIMUM) or _is_square_sum(eqn) or _is_fixed_sum(flow, eqn)
-
-
-def _is_square_sum(eqn: Equation) -> bool:
-    """Tell Σ x·x, written as a matrix product of rows with themselves."""
-    if eqn.op is not Op.DOT or eqn.inputs[0] is not eqn.inputs[1]:
-        return False
-    (contract, other), (batch, _) = eqn.params["dimension_numbers"]
-    return contract == other and len(contract) + len(batch) == eqn.inputs[0].ndim
-
-
-def _is_fixed_sum(flow: Flow, eqn: Equation) -> bool:
-    """Tell a sum written as a matrix product with numbers: a mean, say."""
-    if eqn.op is not Op.DOT:
-        return False
-    weights = [v for v in eqn.inputs if v not in flow.active]
-    return len(weights) == 1 and flow.facts[weights[0]].fixed and not flow.facts.varying(weights[0])
-
-
-def _may_belong(flow: Flow, eqn: Equation) -> bool:
-    """Tell whether an equation may be part of a normalisation."""
-    plain = eqn.rule is None and not isinstance(eqn, ControlFlow) and eqn.row.kind not in ("opaque", "softmax")
-    return plain and (eqn.row.pointwise or eqn.op in _CARRIERS or _is_sum(flow, eqn))
-
-
-@dataclass(frozen=True)
-class _Class:
-    """What a value is, seen from the source: "linear" in it once statistics are held, "curved", or a "statistic".
-
-    `summed`: it was summed over axes; `inverse`: it falls where what it is made of grows; `scaled`: a statistic
-    divides it.
-    """
-
-    kind: str
-    summed: bool = False
-    inverse: bool = False
-    scaled: bool = False
-
-    @property
-    def steady(self) -> bool:
-        """Whether it may be held."""
-        return self.kind == "statistic" or (self.kind == "linear" and self.summed)
-
-
-_SOURCE = _Class("linear")
-
-
 def _as_region(equations: list[Equation], data: tuple[Var, ...], held: dict[Equation, frozenset[int]]) -> Region:
     last = equations[-1]
     made = {v for eqn in equations for v in eqn.outputs}
@@ -295,80 +274,6 @@ def _as_region(equations: list[Equation], data: tuple[Var, ...], held: dict[Equa
         row, (*data, *rest), last.outputs, {"held": held}, last.path, last.source, None,
         equations=tuple(equations), count=len(data),
     )  # fmt: skip
-
-
-def _class_of(flow: Flow, eqn: Equation, operands: list[_Class | None]) -> _Class | None:
-    """Return the class of an equation's output, None for what no normalisation has in it."""
-    active = [c for c in operands if c is not None]
-    if eqn.op in _CARRIERS:  # entries stay in order, so that relevance can be passed on in place
-        return None if eqn.op is Op.TRANSPOSE and not active[0].steady else active[0]
-    if _is_square_sum(eqn):
-        return _Class("statistic", summed=True)
-    if _is_sum(flow, eqn):
-        linear = active[0].kind == "linear" and eqn.op not in (Op.MAXIMUM, Op.MINIMUM)
-        return _Class("linear" if linear else "statistic", summed=True, scaled=linear and active[0].scaled)
-    if eqn.op in (Op.MUL, Op.DIV):
-        return _scaled(flow, eqn, operands)
-    linear = eqn.op in (Op.ADD, Op.SUB, Op.NEG) or (eqn.op is Op.SELECT and operands[0] is None)
-    if linear and any(c.kind == "linear" for c in active) and all(c.kind == "linear" or c.steady for c in active):
-        return _Class("linear", summed=all(c.summed for c in active), scaled=any(c.scaled for c in active))
-    if all(c.steady for c in active):
-        inverse = any(c.inverse for c in active)
-        return _Class("statistic", summed=True, inverse=inverse != _falls(eqn, operands))
-    return _Class("curved")
-
-
-def _scaled(flow: Flow, eqn: Equation, operands: list[_Class | None]) -> _Class:
-    """Return the class of a product or quotient."""
-    a, b = operands
-    divides = eqn.op is Op.DIV
-    if a is not None and (b is None or (not divides and a.steady and not b.steady)):
-        a, b = b, a  # b is what scales
-    if b is None:
-        return _Class("curved")
-    if a is None and not (divides and operands[1] is b):
-        negative = flow.interval(eqn.inputs[0] if operands[0] is None else eqn.inputs[1])[1] < 0
-        return replace(b, inverse=b.inverse != negative)
-    if a is not None and a.kind == "linear" and b.steady and not (a.summed and b.kind == "linear"):
-        return _Class("linear", summed=a.summed, scaled=a.scaled or b.inverse != divides)
-    if b.steady and (a is None or a.steady):
-        inverse = b.inverse != divides or (a is not None and a.inverse)
-        return _Class("statistic", summed=True, inverse=inverse)
-    return _Class("curved")
-
-
-def _falls(eqn: Equation, operands: list[_Class | None]) -> bool:
-    """Tell whether what an equation makes falls where its operand rises: a power below zero, a negative."""
-    if eqn.op is Op.POW:
-        return isinstance(eqn.inputs[1], Literal) and eqn.inputs[1].value < 0
-    if eqn.op is Op.SUB:
-        return operands[0] is None
-    return eqn.op is Op.NEG or (eqn.row.exponent is not None and eqn.row.exponent(eqn) < 0)
-
-
-def _inverse_of(flow: Flow, statistic: Var, leaves: set[Var]) -> bool:
-    """Tell whether a statistic falls where the values that it is taken of grow."""
-    classes: dict[Var, _Class] = dict.fromkeys(leaves, _SOURCE)
-    pending, inner = [statistic], set()
-    while pending:
-        v = pending.pop()
-        eqn = flow.definition.get(v)
-        if v in leaves or eqn is None or eqn in inner:
-            continue
-        inner.add(eqn)
-        pending += flow.active_inputs(eqn)
-    for eqn in flow.order(inner):
-        found = _class_of(flow, eqn, [classes.get(v) for v in eqn.inputs])
-        classes.update(dict.fromkeys(eqn.outputs, found or _Class("curved")))
-    return classes[statistic].inverse
-
-
-def _held_operands(eqn: Equation, operands: list[_Class | None]) -> frozenset[int]:
-    """Return which operands of a linear equation are statistics."""
-    positions = {k for k, c in enumerate(operands) if c is not None and c.kind == "statistic"}
-    if eqn.op in (Op.MUL, Op.DIV) and not positions and None not in operands:
-        positions = {k for k, c in enumerate(operands) if c is not None and c.summed}
-    return frozenset(positions)
 
 
 def _with_gain(flow: Flow, links: dict[Var, Link], taken: set[Equation], region: Region) -> Normalisation:

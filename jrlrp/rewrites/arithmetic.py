@@ -16,7 +16,7 @@ def identity(w: Writer, eqn: Equation) -> bool:
     """(x / s) · s is x, and so is n times a sum over n; a choice that only guards against NaN is its other case."""
     if eqn.op is Op.SELECT and w.facts.interval(eqn.inputs[0]) == (0, 0) and eqn.inputs[1] in w.dependent:
         return w.read_as(eqn, ADDED[Op.IDENTITY], [eqn.inputs[1]])
-    if eqn.op not in (Op.MUL, Op.DIV):
+    if eqn.op not in (Op.MUL, Op.DIV) or not jnp.issubdtype(eqn.output.dtype, jnp.inexact):
         return False
     number, powers = w.forms.factors(eqn.output)
     if list(powers.values()) != [1.0] or not math.isclose(
@@ -46,7 +46,19 @@ def mixture(w: Writer, eqn: Equation) -> bool:
                 continue
             b, back = difference.inputs if eqn.op is Op.ADD else difference.inputs[::-1]
             if w.forms.same(a, back) and b in w.dependent and b.shape == a.shape == eqn.output.shape:
-                return w.read_as(eqn, named("add"), _mixed(w, a, b, gate), [a, b, gate])
+                return w.read_as(eqn, named("add"), _mixed(w, a, b, gate))
+    return False
+
+
+def sign(w: Writer, eqn: Equation) -> bool:
+    """a − (−b) is a + b, and a + (−b) is a − b."""
+    if eqn.op not in (Op.ADD, Op.SUB):
+        return False
+    for k in (1, 0) if eqn.op is Op.ADD else (1,):
+        a, made = eqn.inputs[1 - k], w.forms.made_by(eqn.inputs[k], Op.NEG)
+        if made is None or any(v not in w.dependent or v.shape != eqn.output.shape for v in (a, made.data[0])):
+            continue
+        return w.read_as(eqn, named("sub" if eqn.op is Op.ADD else "add"), [a, made.data[0]])
     return False
 
 
@@ -54,14 +66,14 @@ def outer_product(w: Writer, eqn: Equation) -> bool:
     """A matrix product that sums over nothing is a product entry by entry, of its operands spread out."""
     if eqn.op is not Op.DOT or any(eqn.params["dimension_numbers"][0]):
         return False
-    (_, batch), out = eqn.params["dimension_numbers"], eqn.output
+    _, batch = eqn.params["dimension_numbers"]
     free = [[d for d in range(v.ndim) if d not in own] for v, own in zip(eqn.inputs, batch, strict=True)]
     first = len(batch[0]), len(batch[0]) + len(free[0])
     spread = []
     for v, shared, own, start in zip(eqn.inputs, batch, free, first, strict=True):
         to = {**{d: n for n, d in enumerate(shared)}, **{d: start + n for n, d in enumerate(own)}}
         spread.append(_spread(w, eqn, v, [to[d] for d in range(v.ndim)]))
-    return w.read_as(eqn, named("mul"), spread, eqn.inputs)
+    return w.read_as(eqn, named("mul"), spread)
 
 
 def _spread(w: Writer, eqn: Equation, v: Var, to: Sequence[int]) -> Var:

@@ -5,9 +5,11 @@ variable, and is computed as the user's program computes it (see `Region`); only
 later sees what was read before.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
+
+import jax.numpy as jnp
 
 from jrlrp.analyses.activity import dependent_on
 from jrlrp.analyses.facts import Facts
@@ -47,7 +49,7 @@ def _rewritten(program: Program, facts: Facts, dependent: set[Var], rewrites: Se
             writer.write(eqn)
         elif not writer.merge(eqn):
             writer.write(eqn)
-            if dependent.intersection(eqn.outputs) and len(eqn.outputs) == 1 and eqn.rule is None:
+            if _is_value(eqn) and eqn.output in dependent:
                 any(rewrite(writer, eqn) for rewrite in rewrites)
     outputs = tuple(writer.same.get(v, v) for v in program.outputs)
     return replace(program, equations=tuple(writer.equations), outputs=outputs)
@@ -65,6 +67,11 @@ def expanded(program: Program) -> Program:
                 equations.append(inner)
                 made.update(inner.outputs)
     return replace(program, equations=tuple(equations))
+
+
+def _is_value(eqn: Equation) -> bool:
+    """Tell whether an equation makes one array of numbers, by means that the library knows."""
+    return len(eqn.outputs) == 1 and jnp.issubdtype(eqn.output.dtype, jnp.inexact) and eqn.rule is None
 
 
 class Writer:
@@ -86,7 +93,9 @@ class Writer:
         self.forms.uses.update(program.outputs)
         self._position: dict[Var, int] = {}
         self._clock = 0
+        self._written: set[Var] = set()  # what the user's program does not have
         self._seen: dict[Hashable, Equation] = {}
+        self._equal: dict[Var, Var] = {}
 
     def write(self, eqn: Equation) -> None:
         self._clock += 1
@@ -95,12 +104,16 @@ class Writer:
         self.forms.take(eqn)
 
     def merge(self, eqn: Equation) -> bool:
-        """Let the outputs of an equation be those of an equal one before it, and tell whether there is one."""
-        key = _key(eqn)
-        if key is None:
-            return False
-        earlier = self._seen.setdefault(key, eqn)
+        """Let the outputs of an equation be those of an equal one before it, and tell whether it is gone.
+
+        A layer that is applied twice stays two layers, as the turns of a loop are; but its outputs are known as equal.
+        """
+        key = _key(eqn, self._equal)
+        earlier = eqn if key is None else self._seen.setdefault(key, eqn)
         if earlier is eqn:
+            return False
+        if eqn.row.kind in _LAYERS:
+            self._equal.update(zip(eqn.outputs, earlier.outputs, strict=True))
             return False
         self.same.update(zip(eqn.outputs, earlier.outputs, strict=True))
         for v, kept in zip(eqn.outputs, earlier.outputs, strict=True):
@@ -157,6 +170,7 @@ class Writer:
         if any(v in self.dependent for v in eqn.inputs):
             self.dependent.update(eqn.outputs)
         self.forms.uses.update([*eqn.inputs, *eqn.outputs])
+        self._written.update(eqn.outputs)
         self.write(eqn)
 
     def rewrite(self, old: Equation, new: Equation) -> None:
@@ -175,7 +189,6 @@ class Writer:
         eqn: Equation,
         row: Row,
         data: Sequence[Var],
-        stop: Iterable[Var] = (),
         like: Equation | None = None,
         **params: Any,
     ) -> bool:
@@ -185,12 +198,11 @@ class Writer:
           eqn: the last of the equations that compute it.
           row: the operation.
           data: the variables that it is a function of; all else is held.
-          stop: the variables that it is computed from, if not from `data`.
           like: an equation of the same primitive with the same parameters, by which a rule may apply it.
           params: what the row asks of the equation, if there is no such one.
         """
         (out,) = eqn.outputs
-        inner = self._between([*data, *stop], eqn)
+        inner = self._between(self._sources(data), eqn)
         made = {v for e in inner for v in e.outputs}
         read = dict.fromkeys(v for e in inner for v in e.inputs if not isinstance(v, Literal))
         group = params.get("group")
@@ -210,6 +222,16 @@ class Writer:
         )
         self.rewrite(eqn, region)
         return True
+
+    def _sources(self, data: Sequence[Var]) -> list[Var]:
+        """Return variables with those of the user's program that they were written from."""
+        found, pending = [], list(data)
+        while pending:
+            v = pending.pop()
+            found.append(v)
+            if v in self._written:
+                pending += [u for u in self.forms.definition[v].inputs if u in self.dependent]
+        return found
 
     def _between(self, start: Sequence[Var], eqn: Equation) -> tuple[Equation, ...]:
         """Return the equations by which `start` comes to an equation's output, in order, that equation the last."""
@@ -239,6 +261,7 @@ def _changes_dtype(eqn: Equation) -> bool:
     return eqn.op is Op.CAST and eqn.inputs[0].dtype != eqn.output.dtype
 
 
+_LAYERS = ("dense", "conv", "linear", "average_pool")
 _DEAR = frozenset({Op.DOT, Op.CONV, Op.SCAN, Op.COND, Op.WHILE, Op.REMAT, Op.SHARD_MAP})
 
 
@@ -247,12 +270,12 @@ def _is_cheap(eqn: Equation) -> bool:
     return eqn.op not in _DEAR and eqn.row.kind not in ("opaque", "linear") and eqn.rule is None
 
 
-def _key(eqn: Equation) -> Hashable | None:
+def _key(eqn: Equation, equal: Mapping[Var, Var]) -> Hashable | None:
     """Return what two equations that compute the same have in common; None for those that may have effects."""
     if eqn.has_effects or eqn.rule is not None or (not eqn.inputs and eqn.op is not Op.COUNT):
         return None
     operands: list[Hashable] = [
-        ("number", str(v.value), str(v.dtype)) if isinstance(v, Literal) else v for v in eqn.inputs
+        ("number", str(v.value), str(v.dtype)) if isinstance(v, Literal) else equal.get(v, v) for v in eqn.inputs
     ]
     if eqn.op in (Op.ADD, Op.MUL, Op.MAX, Op.MIN):  # the order of two operands does not matter
         operands.sort(key=lambda operand: (isinstance(operand, tuple), id(operand) if isinstance(operand, Var) else 0))

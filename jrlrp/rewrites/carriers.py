@@ -11,11 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jrlrp.analyses.facts import Facts
-from jrlrp.primitives.axes import image, varying_along
+from jrlrp.primitives.axes import image
 from jrlrp.primitives.row import Op
 from jrlrp.primitives.table import named
-from jrlrp.rewrites.companions import Companions, Spread, become_numbers, broadcast_to, decode, differing
+from jrlrp.rewrites.companions import Companions, Spread, become_numbers, broadcast_to, decode, differing, moved_along
 from jrlrp.trace.control import Body, ControlFlow
+from jrlrp.trace.inline import opened
 from jrlrp.trace.program import Added, Equation, Program, Var
 
 
@@ -31,7 +32,8 @@ def add_carriers(
     companions = Companions(ids, gradient, Facts(program), ids)
     inputs = dict(companions.carrier)
     equations = (*companions.ones(), *_follow(companions, program))
-    extended = Program((*program.inputs, *inputs.values()), program.constants, equations, program.outputs)
+    constants = {**program.constants, **companions.constants}
+    extended = Program((*program.inputs, *inputs.values()), constants, equations, program.outputs)
     return extended, inputs, frozenset(companions.carrier)
 
 
@@ -55,6 +57,8 @@ def _carry(eqn: Equation, companions: Companions) -> list[Equation]:
         return [eqn]
     if isinstance(eqn, ControlFlow):
         return _enter(eqn, companions)
+    if eqn.row.kind == "control" and eqn.rule is None:
+        return _open(eqn, companions)
     carrier, out = companions.carrier, eqn.output
     carried = [k for k, v in enumerate(eqn.inputs) if v in carrier]
     data = eqn.data_operands
@@ -65,47 +69,53 @@ def _carry(eqn: Equation, companions: Companions) -> list[Equation]:
             along = differing(out, companions, *(eqn.inputs[k] for k in carried))
             return become_numbers(eqn, carried, companions, broadcast_to(out.shape), along)
         return _cast_first(eqn, carried, companions) if eqn.op is Op.DOT else [eqn]
-    if eqn.op is Op.CAST:
-        if out.dtype != np.bool_:
+    if eqn.op in (Op.CAST, Op.IDENTITY):
+        if out.dtype != np.bool_ and eqn.inputs[0] in carrier:
             carrier[out] = carrier[eqn.inputs[0]]
         return [eqn]
     if eqn.row.moves and set(data).intersection(carried):
         return _move(eqn, data, companions)
     arithmetic = eqn.row.pointwise and jnp.issubdtype(out.dtype, jnp.integer)
     if arithmetic or (eqn.op is Op.EQUAL and _is_one_hot(eqn, carried, companions.facts)):
-        return _add(eqn, carried, companions, broadcast_to(out.shape))
+        along = differing(out, companions, *(eqn.inputs[k] for k in carried))
+        return _add(eqn, carried, companions, broadcast_to(out.shape), along)
     return [eqn]
+
+
+def _open(eqn: Equation, companions: Companions) -> list[Equation]:
+    """Return what a kept call calls, with all that stands beside it for the carriers of its inputs."""
+    program = opened(eqn)
+    companions.constants.update(program.constants)
+    return list(_follow(companions, program))
 
 
 def _look_up(eqn: Equation, carried: Sequence[int], companions: Companions) -> list[Equation]:
     """Spread the carriers of the indices over what they look up, the components of an index added."""
     shape = eqn.output.shape
     if eqn.op is Op.DYNAMIC_SLICE:  # an index for each dimension, each a scalar
-        spread = Spread(lambda c: jnp.broadcast_to(c, shape), lambda axis: None)
+        spread, along = Spread(lambda c: jnp.broadcast_to(c, shape), lambda axis: None), frozenset[int]()
     else:
         features = eqn.params["dimension_numbers"].offset_dims
         kept = tuple(1 if d in features else n for d, n in enumerate(shape))
         value = lambda c: jnp.broadcast_to(jnp.reshape(jnp.sum(c, axis=-1), kept), shape)
         spread = Spread(value, lambda axis: image(eqn, 1, axis))
-        if eqn.output in companions.fixed:
-            along = frozenset(d for d in range(len(shape)) if d not in features)
-            return become_numbers(eqn, carried, companions, spread, along)
+        along = frozenset(d for d in range(len(shape)) if d not in features)
     if jnp.issubdtype(eqn.output.dtype, jnp.inexact):
-        return become_numbers(eqn, carried, companions, spread)
-    return _add(eqn, carried, companions, spread)
+        return become_numbers(eqn, carried, companions, spread, along)
+    return _add(eqn, carried, companions, spread, along)
 
 
-def _add(eqn: Equation, carried: Sequence[int], companions: Companions, spread: Spread) -> list[Equation]:
-    """Let the output's carrier be the sum of the inputs', spread over the output."""
+def _add(
+    eqn: Equation, carried: Sequence[int], companions: Companions, spread: Spread, along: frozenset[int]
+) -> list[Equation]:
+    """Let the output's carrier be the sum of the inputs', spread over the output; it differs `along` dimensions."""
 
     def add(*carriers):
         return [sum(map(spread.value, carriers))]
 
     inputs = [companions.carrier[eqn.inputs[k]] for k in carried]
     added = companions.beside(eqn, inputs, add, lambda operand, axis: spread.places(axis))
-    companions.varying[companions.carrier[eqn.output]] = differing(
-        eqn.output, companions, *(eqn.inputs[k] for k in carried)
-    )
+    companions.varying[companions.carrier[eqn.output]] = along
     return added
 
 
@@ -121,9 +131,8 @@ def _move(eqn: Equation, data: Sequence[int], companions: Companions) -> list[Eq
         return eqn.bind_all(moved, **overrides)
 
     moved = companions.beside(eqn, inputs, move, lambda operand, axis: image(eqn, operand, axis))
-    along = varying_along(eqn, [companions.differs(v) for v in eqn.inputs]) if eqn.row.constancy else None
-    if along is not None:
-        companions.varying[carrier[eqn.output]] = along
+    if len(data) == 1:
+        companions.varying[carrier[eqn.output]] = moved_along(eqn, data[0], companions.differs(eqn.inputs[data[0]]))
     return moved
 
 
@@ -225,7 +234,7 @@ def _widened(
     return Body(
         program=Program(
             (*program.inputs, *(v for k in ids for v in found.pair(program.inputs[k]))),
-            program.constants,
+            {**program.constants, **found.constants},
             tuple(equations),
             (*program.outputs, *(v for k in made for v in found.pair(program.outputs[k]))),
         ),

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from jrlrp.primitives.axes import image, varying_along
 from jrlrp.primitives.row import Axis, Op
 from jrlrp.primitives.table import ADDED
 from jrlrp.trace.control import ControlFlow
-from jrlrp.trace.program import Added, Equation, Var
+from jrlrp.trace.program import Added, Equation, Region, Var
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Companions:
       varying: along which dimensions carriers differ, where that is not all of them.
       fixed: those variables that are computed from ids, and numbers of the program, alone.
       codes: such variables that are floats.
+      constants: those of calls that were opened.
     """
 
     def __init__(self, ids: Sequence[Var], gradient: bool, facts: Facts, fixed: Sequence[Var]):
@@ -50,6 +52,7 @@ class Companions:
         self.mask = {carrier: like(carrier.shape) for carrier in self.carrier.values()}
         self.varying: dict[Var, frozenset[int]] = {}
         self.fixed, self.codes = set(fixed), dict[Var, Code]()
+        self.constants: dict[Var, Any] = {}
 
     def ones(self) -> list[Equation]:
         """Return the equations of the inputs' masks."""
@@ -123,6 +126,16 @@ def differing(v: Var, companions: Companions, *inputs: Var) -> frozenset[int]:
     return frozenset(found) if all(u.ndim == v.ndim for u in inputs) else frozenset(range(v.ndim))
 
 
+def moved_along(eqn: Equation, k: int, varying: frozenset[int]) -> frozenset[int]:
+    """Return along which dimensions the k-th operand differs when it is moved, given it of the operand."""
+    v, every = eqn.inputs[k], frozenset(d for d, n in enumerate(eqn.output.shape) if n > 1)
+    if not eqn.row.constancy:
+        return every
+    found = varying_along(eqn, [varying if n == k else frozenset() for n in range(len(eqn.inputs))])
+    there = [image(eqn, k, Axis(d, v.shape[d])) for d in range(v.ndim) if d not in varying]
+    return (every if found is None else found) - {axis.dim for axis in there if axis is not None and axis.is_whole}
+
+
 def become_numbers(
     eqn: Equation,
     carried: Sequence[int],
@@ -186,6 +199,11 @@ def decode(eqn: Equation, companions: Companions) -> list[Equation]:
         return [eqn]
     code = companions.codes[eqn.inputs[k]]
 
+    if isinstance(eqn, Region):
+        if eqn.op is Op.IDENTITY and k == 0:
+            companions.codes[eqn.output] = code
+        return [eqn]
+
     def read_from(v: Var) -> tuple[Var, ...]:
         return tuple(v if n == k else u for n, u in enumerate(eqn.inputs))
 
@@ -194,12 +212,10 @@ def decode(eqn: Equation, companions: Companions) -> list[Equation]:
         spread = _contracted(eqn, k, code)
         carrier, mask = code.beside
         return [eqn] if spread is None else _with_carriers(plainly, [carrier], [mask], companions, spread)
-    known = [code.varying if n == k else frozenset[int]() for n in range(len(eqn.inputs))]
-    along = varying_along(eqn, known) if eqn.row.moves and list(eqn.data_operands) == [k] else None
-    if along is None or not (eqn.row.constancy and jnp.issubdtype(eqn.output.dtype, jnp.floating)):
+    if not (eqn.row.moves and list(eqn.data_operands) == [k] and jnp.issubdtype(eqn.output.dtype, jnp.floating)):
         return [eqn]
     plain = Var(eqn.output.shape, eqn.output.dtype)
-    beside = companions.add_code(plain, eqn.output, along)
+    beside = companions.add_code(plain, eqn.output, moved_along(eqn, k, code.varying))
     move = (lambda *values: [values[k]]) if eqn.op is Op.CAST else (lambda *values: eqn.bind_all(values))
     carrying = (
         _carrying(eqn, read_from(v), out, move, lambda operand, axis: image(eqn, operand, axis))

@@ -25,7 +25,7 @@ def exponential(w: Writer, eqn: Equation) -> bool:
     if exponent is None:
         scale = Literal(factor, x.dtype)
         exponent = w.add(named("mul"), [x, scale], lambda x, c: x * jnp.asarray(c, x.dtype), x)
-    return w.read_as(eqn, named("exp"), [exponent], [x])
+    return w.read_as(eqn, named("exp"), [exponent])
 
 
 def exponential_less_one(w: Writer, eqn: Equation) -> bool:

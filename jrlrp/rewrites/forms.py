@@ -132,7 +132,7 @@ class Forms:
             test is not None
             and added is not None
             and added.op is Op.ADD
-            and test.op is Op.COMPARE
+            and test.op is Op.LESS
             and test.inputs[0] is eqn.inputs[1]
             and eqn.inputs[1] in added.inputs
         )

@@ -24,9 +24,7 @@ def log_sum_exp(w: Writer, eqn: Equation) -> bool:
         part, dims, _ = found
         rows = math.prod(n for d, n in enumerate(part.shape) if d not in dims)
         logits = logits_of(w, part, None) if eqn.output.size == rows else None
-        return logits is not None and w.read_as(
-            eqn, ADDED[Op.LOG_SUM_EXP], [logits], [part], group=Axes(dims), shift=()
-        )
+        return logits is not None and w.read_as(eqn, ADDED[Op.LOG_SUM_EXP], [logits], group=Axes(dims), shift=())
     if eqn.op not in (Op.ADD, Op.SUB):
         return False
     for k, v in enumerate(eqn.inputs):
@@ -37,7 +35,7 @@ def log_sum_exp(w: Writer, eqn: Equation) -> bool:
         back = {(core, -sign) for core, sign in terms_of(w, eqn.inputs[1 - k], 1 if eqn.op is Op.ADD else -1)}
         if shifts and back == shifts and eqn.output.size == made.output.size:
             logits = unshifted(w, made.data[0], made.params["group"])
-            return w.read_as(eqn, made.row, [logits], [base], group=made.params["group"])
+            return w.read_as(eqn, made.row, [logits], group=made.params["group"])
     return _log_softmax(w, eqn)
 
 
@@ -56,7 +54,7 @@ def _log_softmax(w: Writer, eqn: Equation) -> bool:
         if w.forms.same(base, own) and shifts == others and shifts:
             logits = unshifted(w, x, group)
             scale = _log_sum_exp_of(w, logits, group, eqn)
-            return w.read_as(eqn, named("sub"), [logits, scale] if sign > 0 else [scale, logits], [base])
+            return w.read_as(eqn, named("sub"), [logits, scale] if sign > 0 else [scale, logits])
     return False
 
 
@@ -94,7 +92,7 @@ def exponential_of_logarithm(w: Writer, eqn: Equation) -> bool:
     group = scale.params["group"]
     if x.shape != eqn.output.shape or not w.forms.is_steady(total, group):
         return False
-    return w.read_as(eqn, ADDED[Op.SOFTMAX], [unshifted(w, x, group)], [x], group=group)
+    return w.read_as(eqn, ADDED[Op.SOFTMAX], [unshifted(w, x, group)], group=group)
 
 
 def log_add_exp(w: Writer, eqn: Equation) -> bool:

@@ -16,6 +16,7 @@ PASSES: tuple[tuple[Rewrite, ...], ...] = (
         log_sum_exp.log_sum_exp,
         log_sum_exp.log_add_exp,
         arithmetic.identity,
+        arithmetic.sign,
         arithmetic.outer_product,
         arithmetic.mixture,
     ),

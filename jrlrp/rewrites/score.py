@@ -5,19 +5,24 @@ or a negation after it, a label's cross-entropy. Any other last increasing funct
 its argument: exp, softplus, 1 + tanh. A decreasing one is explained at its argument's negative.
 """
 
-import math
-from collections.abc import Iterable, Sequence
+import operator
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import jax.numpy as jnp
 
 from jrlrp.analyses.activity import dependent_on
 from jrlrp.analyses.facts import Facts
-from jrlrp.primitives.intervals import Interval
-from jrlrp.primitives.row import Op
+from jrlrp.primitives.axes import image
+from jrlrp.primitives.row import Axis, Op
 from jrlrp.primitives.table import named
+from jrlrp.rewrites.curves import Curve, between, one_source
+from jrlrp.rewrites.labels import Labels
 from jrlrp.trace.control import ControlFlow
-from jrlrp.trace.program import Added, Equation, Program, Var
+from jrlrp.trace.groups import Axes, Group
+from jrlrp.trace.program import Added, Equation, Literal, Program, Var
+
+_FUNCTIONS: Mapping[Op, Callable] = {Op.NEG: operator.neg, Op.SUB: operator.sub, Op.MUL: operator.mul}
 
 
 def explain_at_score(program: Program, explained: int) -> tuple[Program, tuple[Var, ...]]:
@@ -27,262 +32,248 @@ def explain_at_score(program: Program, explained: int) -> tuple[Program, tuple[V
 
 
 def _at_score(
-    program: Program, facts: Facts, dependent: set[Var], wanted: Iterable[Var]
+    program: Program, facts: Facts, dependent: set[Var], wanted: Iterable[Var], mixed: bool = False
 ) -> tuple[Program, tuple[Var, ...]]:
     search = _Search(program, facts, dependent)
-    outputs = tuple(search.score(v) or v for v in wanted)
+    outputs = tuple(search.score(v, mixed) or v for v in wanted)
     equations = (*(search.wider.get(eqn, eqn) for eqn in program.equations), *search.added)
     return replace(program, equations=equations), outputs
 
 
 @dataclass(frozen=True)
 class _Step:
-    """A step from an output back: an equation whose first operand goes on, or the sign of a function."""
+    """A step from an output back, over an equation one operand of which goes on, or over a function of one value.
 
+    Attributes:
+      source: the value that it leads to.
+      equation: the equation; None for a function.
+      sign: of the function; `label`: what turns it from that sign (at 0) to the other (at 1).
+      weights: what the equation multiplies by; `sums`: whether it adds several terms.
+      mixes: whether it makes one value of several, so that only logarithms of probabilities are explained before it.
+      logarithm: whether it takes one.
+    """
+
+    source: Var
     equation: Equation | None = None
     operand: int = 0
+    place: int = 0
     sign: int = 1
-    sums: bool = False  # of several, so that only logarithms of probabilities may come before
+    label: Var | None = None
+    weights: Var | None = None
+    sums: bool = False
+    mixes: bool = False
+    logarithm: bool = False
 
 
 class _Search:
+    """The search for the score of a program's or a body's output.
+
+    `added` are the equations that make scores; `wider` is control flow that hands out one more value each; `picking`
+    are products with weights that leave one entry.
+    """
+
     def __init__(self, program: Program, facts: Facts, dependent: set[Var]):
         self.definition, self.facts, self.dependent = program.definition, facts, dependent
+        self.labels = Labels(program, facts, dependent)
         self.position = {v: k for k, v in enumerate(self.definition)}
         self.added: list[Equation] = []
         self.wider: dict[Equation, ControlFlow] = {}
+        self.picking: set[Equation] = set()
 
-    def score(self, v: Var) -> Var | None:
-        """Return the variable that an output is explained at; None if that is the output itself."""
+    def score(self, v: Var, mixed: bool = False) -> Var | None:
+        """Return the variable that an output is explained at; None if that is the output itself.
+
+        With `mixed`, only logarithms of probabilities are explained at their logits.
+        """
         steps: list[_Step] = []
-        curve = _Curve(self.facts)
-        best: tuple[Var, int] | None = None
+        curve, best, scaled = Curve(), 0, False
         while (eqn := self.definition.get(v)) is not None:
-            logits = self._logits(eqn, logarithm=any(step.sums for step in steps))
-            if logits is not None:
-                return self._again(steps, logits)
+            if (logits := self._at_logits(eqn, steps, mixed)) is not None:
+                return logits
             if isinstance(eqn, ControlFlow):
-                handed = self._handed_out(eqn, v)
-                return self._again(steps, handed) if handed is not None else self._best(steps, best)
-            apart = self._difference(eqn)
-            if apart is not None:
-                return self._again(steps, apart)
-            step, source = self._step(eqn, v, curve)
-            if step is None or source is None:
+                handed = self._handed_out(eqn, v, mixed)
+                return self._again(steps, handed if handed is not None else v, best if handed is None else None)
+            step = self._step(eqn, v, curve)
+            if step is None:
                 break
             steps.append(step)
-            v = source
-            if curve.matters and not any(s.sums for s in steps):
-                best = v, len(steps)
-                curve = _Curve(self.facts)
-        return self._best(steps, best)
+            mixed = step.mixes or (mixed and not step.logarithm)
+            if step.equation is None and not (mixed and step.label is None):
+                scaled = scaled and curve.scales and not self._is_mean(step.source)
+                if curve.matters or scaled:
+                    best, scaled, curve = len(steps), True, Curve()
+            v = step.source
+        return self._again(steps, v, best)
 
-    def _best(self, steps: list[_Step], best: tuple[Var, int] | None) -> Var | None:
-        return None if best is None else self._again(steps[: best[1]], best[0])
+    def _is_mean(self, v: Var) -> bool:
+        """Tell whether a value is a sum, so that a number's multiple of it is a mean."""
+        eqn = self.definition.get(self.labels.core(v))
+        return eqn is not None and eqn.row.kind == "average_pool"
 
-    def _step(self, eqn: Equation, v: Var, curve: "_Curve") -> tuple[_Step | None, Var | None]:
-        """Return the step back over an equation, and the variable that it leads to."""
-        if eqn.row.pointwise and eqn.op is not Op.SELECT and not _is_labelled(eqn, self):
-            source = self._source(eqn)
-            if source is None or source.shape != v.shape:
-                return None, None
-            sign = curve.extend(source, v, self.definition)
-            return (_Step(sign=sign), source) if sign else (None, None)
-        if _is_labelled(eqn, self):
-            k = next(k for k, x in enumerate(eqn.inputs) if x in self.dependent)
-            return _Step(eqn, k, sums=True), eqn.inputs[k]
-        if eqn.op is Op.SUM or (eqn.op is Op.DOT and self._is_weighted(eqn)):
-            k = next(k for k, x in enumerate(eqn.inputs) if x in self.dependent)
-            return _Step(eqn, k, sums=True), eqn.inputs[k]
-        if eqn.op is Op.MAXIMUM or (eqn.row.moves and self._moves_one(eqn)):
-            return _Step(eqn, eqn.data_operands[0]), eqn.data[0]
-        return None, None
+    def _step(self, eqn: Equation, v: Var, curve: Curve) -> _Step | None:
+        """Return the step back over an equation, None if no one value goes on there."""
+        if (step := self._function(eqn, v, curve)) is not None:
+            return step
+        if (weighted := self.labels.weights(eqn)) is not None:
+            k, weights = weighted
+            if eqn.op is Op.DOT:
+                mixes = not self.labels.picks(weights, eqn.params["dimension_numbers"][0][1 - k])
+                return _Step(eqn.inputs[k], eqn, k, weights=weights, sums=True, mixes=mixes)
+            return _Step(eqn.inputs[k], eqn, k, weights=weights, mixes=eqn not in self.picking)
+        if eqn.op is Op.SUM:
+            (x,) = eqn.data
+            made = self.definition.get(self.labels.uncast(x))
+            inner = self.labels.weights(made) if made is not None and made.op is not Op.DOT else None
+            if made is not None and inner is not None and self.labels.picks(inner[1], eqn.params["axes"]):
+                self.picking.add(made)
+                return _Step(x, eqn, sums=True)
+            return _Step(x, eqn, sums=True, mixes=True)
+        if eqn.op in (Op.MAXIMUM, Op.MINIMUM) or (eqn.row.moves and len(eqn.data) == 1):
+            k = eqn.data_operands[0]
+            return _Step(eqn.inputs[k], eqn, k, eqn.outputs.index(v))
+        return None
 
-    def _moves_one(self, eqn: Equation) -> bool:
-        """Tell whether nothing but one operand that depends on the inputs is moved."""
-        return len(eqn.outputs) == 1 and len(eqn.data) == 1
-
-    def _is_weighted(self, eqn: Equation) -> bool:
-        """Tell whether one operand of a product depends on no input and is not negative: the weights of labels."""
-        others = [v for v in eqn.inputs if v not in self.dependent]
-        return len(others) == 1 and len(eqn.inputs) == 2 and self.facts.interval(others[0])[0] >= 0
-
-    def _source(self, eqn: Equation) -> Var | None:
-        """Return the nearest value that a pointwise equation's output is a function of, by numbers alone."""
-        pending = {v for v in eqn.inputs if v in self.dependent}
-        if any(v not in self.dependent and not self.facts[v].number for v in eqn.inputs):
+    def _function(self, eqn: Equation, v: Var, curve: Curve) -> _Step | None:
+        """Return the step back over an increasing or decreasing function of one value."""
+        found = one_source(eqn, v, self.definition, self.position, self.facts, self.dependent)
+        if found is None:
             return None
-        while len(pending) > 1:
-            latest = max(pending, key=lambda v: self.position.get(v, -1))
-            inner = self.definition.get(latest)
-            if inner is None or not inner.row.pointwise or not jnp.issubdtype(inner.output.dtype, jnp.inexact):
-                if inner is None or inner.output.dtype != bool or not inner.row.pointwise:
-                    return None
-            if any(v not in self.dependent and not self.facts[v].number for v in inner.inputs):
-                return None
-            pending.discard(latest)
-            pending.update(v for v in inner.inputs if v in self.dependent)
-        return next(iter(pending), None)
+        source, labels = found
+        if len(labels) > 1 and not self.labels.are_opposite(*labels):
+            return None
+        part = between(source, v, self.definition)
+        if part == [eqn] and eqn.op in (Op.DIV, Op.MUL) and self._is_mean(source):
+            return _Step(source, eqn, eqn.inputs.index(source))
+        sign = curve.extend(part, source, v, labels, self.facts)
+        logarithm = any(e.op in (Op.LOG, Op.LOG1P) for e in part)
+        return _Step(source, sign=sign, label=labels[0] if labels else None, logarithm=logarithm) if sign else None
 
-    def _logits(self, eqn: Equation, logarithm: bool) -> Var | None:
-        """Return the logits of a softmax, or of its logarithm."""
+    def _at_logits(self, eqn: Equation, steps: Sequence[_Step], mixed: bool) -> Var | None:
+        """Return the score if an equation makes probabilities, their logarithms, or a difference of logarithms."""
+        found: tuple[Var, Group | None, int] | None = None
         if eqn.op is Op.SOFTMAX:
-            return None if logarithm else eqn.data[0]
-        if eqn.op is Op.SUB and len(eqn.data) == 2:
-            x, total = eqn.data
-            made = self.definition.get(_unspread(total, self.definition))
-            if made is not None and made.op is Op.LOG_SUM_EXP and made.data[0] is x:
-                return x
+            found = None if mixed else (eqn.data[0], eqn.params["group"], 1)
+        elif eqn.op is Op.SUB:
+            found = self._log_probability(eqn)
+        if found is not None:
+            logits, group, sign = found
+            return self._again(steps, logits, sign=sign) if self._is_of_a_label(steps, group, sign) else None
+        terms = self._difference(eqn)
+        return None if terms is None else self._again(steps, self._add("sub", terms))
+
+    def _log_probability(self, eqn: Equation) -> tuple[Var, Group | None, int] | None:
+        """Return the logits that an equation takes a log-sum-exp from, or one of them that was picked; and the sign."""
+        for x, total in (eqn.inputs, eqn.inputs[::-1]):
+            sign = 1 if x is eqn.inputs[0] else -1
+            made = self.definition.get(self.labels.core(total))
+            if made is not None and made.op is Op.LOG_SUM_EXP and len(made.data) == 1:
+                whole = self.labels.uncast(made.data[0])
+                if self.labels.uncast(x) is whole:
+                    return x, made.params["group"], sign
+                if self.labels.is_part_of(x, whole):
+                    return x, None, sign
         return None
 
-    def _difference(self, eqn: Equation) -> Var | None:
-        """Return log Σ exp(z) − z_y at −z_y, and a difference of such logarithms at that of their logits."""
-        if eqn.op is not Op.SUB or len(eqn.data) != 2:
+    def _difference(self, eqn: Equation) -> list[Var] | None:
+        """Return the logits of two probabilities of one softmax whose logarithms are subtracted, or whose ratio is."""
+        ratio = self.definition.get(self.labels.uncast(eqn.data[0])) if eqn.op is Op.LOG else None
+        if eqn.op is Op.SUB:
+            pair, logarithm = eqn.inputs, True
+        elif ratio is not None and ratio.op is Op.DIV:
+            pair, logarithm = ratio.inputs, False
+        else:
             return None
-        total, other = eqn.data
-        made = self.definition.get(_unspread(total, self.definition))
-        if made is not None and made.op is Op.LOG_SUM_EXP and self._is_part_of(other, made.data[0]):
-            return self._add("neg", [other], lambda x: [-x])
-        if any(self._log_probability(v) is None for v in (total, other)):
+        first, second = (self._softmax_of(v, logarithm) for v in pair)
+        if first is None or first is not second:
             return None
-        if self._log_probability(total) is not self._log_probability(other):
-            return None
-        a, b = self.score(total), self.score(other)
-        return self._add("sub", [a, b], lambda x, y: [x - y]) if a is not None and b is not None else None
+        scores = [self.score(v) for v in pair]
+        return [v for v in scores if v is not None] if None not in scores else None
 
-    def _log_probability(self, v: Var) -> Var | None:
-        """Return the logits that a value is moved or picked from the log-softmax of."""
+    def _softmax_of(self, v: Var, logarithm: bool) -> Var | None:
+        """Return the logits that a value is moved or picked from the softmax (or the logarithm of that) of."""
         while (eqn := self.definition.get(v)) is not None:
-            if (logits := self._logits(eqn, logarithm=True)) is not None:
-                return logits
-            if not (eqn.row.moves and self._moves_one(eqn)):
+            if eqn.op is Op.SUB and logarithm and (found := self._log_probability(eqn)) is not None:
+                return self.labels.uncast(found[0]) if found[1] is not None and found[2] > 0 else None
+            if eqn.op is Op.SOFTMAX:
+                return None if logarithm else self.labels.uncast(eqn.data[0])
+            if eqn.op is Op.LOG and logarithm:
+                logarithm = False
+            elif eqn.op is not Op.CAST and not (eqn.row.moves and len(eqn.data) == 1):
                 return None
             v = eqn.data[0]
         return None
 
-    def _is_part_of(self, v: Var, whole: Var) -> bool:
-        while v is not whole and (eqn := self.definition.get(v)) is not None:
-            if not (eqn.row.moves and self._moves_one(eqn)):
-                return False
-            v = eqn.data[0]
-        return v is whole
+    def _is_of_a_label(self, steps: Sequence[_Step], group: Group | None, sign: int) -> bool:
+        """Tell whether no sum goes over the classes of a softmax but by weights of labels.
 
-    def _add(self, name: str, inputs: Sequence[Var | None], function: object) -> Var:
-        operands = tuple(v for v in inputs if v is not None)
-        out = Var(operands[0].shape, operands[0].dtype)
-        where = self.definition.get(operands[0])
-        path, source = (where.path, where.source) if where is not None else ("", "")
-        self.added.append(Added(named(name), operands, (out,), {}, path, source, None, function))  # type: ignore[arg-type]
-        return out
-
-    def _again(self, steps: Sequence[_Step], v: Var) -> Var:
-        """Return what the steps make of another variable."""
-        sign = math.prod(step.sign for step in steps)
+        Weights of which nothing is known are those of labels if the output falls as the probabilities rise: a loss.
+        """
+        axes = [(Axis(d, 0), True) for d in group.dims] if isinstance(group, Axes) else []
+        classes, weighted, unknown = [axis for axis, _ in axes], False, False
         for step in reversed(steps):
+            sign *= step.sign
             eqn = step.equation
+            if step.weights is not None:
+                weighted = True
+                unknown = unknown or (self.facts.interval(step.weights)[0] < 0 and step.mixes)
             if eqn is None:
                 continue
-            out = Var(eqn.output.shape, v.dtype)
-            inputs = tuple(v if k == step.operand else x for k, x in enumerate(eqn.inputs))
-            self.added.append(replace(eqn, inputs=inputs, outputs=(out,)))
-            v = out
-        return v if sign > 0 else self._add("neg", [v], lambda x: [-x])
+            shape = eqn.inputs[step.operand].shape
+            there = [image(eqn, step.operand, replace(axis, size=shape[axis.dim])) for axis in classes]
+            if step.sums and not weighted and None in there:
+                return False
+            classes = [axis for axis in there if axis is not None and axis.is_whole]
+        return not unknown or sign < 0
 
-    def _handed_out(self, eqn: ControlFlow, v: Var) -> Var | None:
-        found = _handing_out(self.wider.get(eqn, eqn), eqn, self.facts, self.dependent, eqn.outputs.index(v))
+    def _add(self, name: str, operands: Sequence[Var]) -> Var:
+        """Return what an operation makes of values, by a new equation."""
+        like = next(v for v in operands if not isinstance(v, Literal))
+        out = Var(like.shape, like.dtype)
+        near = self.definition.get(like)
+        path, source = (near.path, near.source) if near is not None else ("", "")
+        row = named(name)
+        run = lambda *x: [_FUNCTIONS[row.op](*(jnp.asarray(v, out.dtype) for v in x))]
+        self.added.append(Added(row, tuple(operands), (out,), {}, path, source, None, run))
+        return out
+
+    def _turned(self, v: Var, step: _Step) -> Var:
+        """Return a value with the sign that its label gives it: 1 − 2y times it."""
+        assert step.label is not None
+        label = self._add("mul", [step.label, Literal(2, step.label.dtype)])
+        turn = self._add("sub", [Literal(1, label.dtype), label])
+        return self._add("mul", [v, turn])
+
+    def _again(self, steps: Sequence[_Step], v: Var, count: int | None = None, sign: int = 1) -> Var | None:
+        """Return what the first `count` steps make of their source, or all of them of another variable."""
+        if count == 0:
+            return None
+        if count is not None:
+            steps = steps[:count]
+            v = steps[-1].source
+        for step in reversed(steps):
+            sign *= step.sign
+            eqn = step.equation
+            if eqn is None:
+                v = v if step.label is None else self._turned(v, step)
+                continue
+            if eqn.row.bends and sign < 0:  # the highest of negatives is not the highest's negative
+                v, sign = self._add("neg", [v]), 1
+            outputs = tuple(Var(out.shape, v.dtype) for out in eqn.outputs)
+            inputs = tuple(v if k == step.operand else x for k, x in enumerate(eqn.inputs))
+            self.added.append(replace(eqn, inputs=inputs, outputs=outputs))
+            v = outputs[step.place]
+        return v if sign > 0 else self._add("neg", [v])
+
+    def _handed_out(self, eqn: ControlFlow, v: Var, mixed: bool) -> Var | None:
+        wider = self.wider.get(eqn, eqn)
+        found = _handing_out(wider, self.facts, self.dependent, eqn.outputs.index(v), mixed)
         if found is None:
             return None
         self.wider[eqn] = found
         return found.outputs[-1]
 
 
-def _is_labelled(eqn: Equation, search: _Search) -> bool:
-    """Tell a product of a value with weights that depend on no input, as of a label's cross-entropy."""
-    return eqn.op is Op.MUL and search._is_weighted(eqn) and not any(search.facts[v].number for v in eqn.inputs)
-
-
-def _unspread(v: Var, definition: dict[Var, Equation]) -> Var:
-    """Return a value before axes were added to it."""
-    while (eqn := definition.get(v)) is not None and eqn.op in (Op.BROADCAST, Op.RESHAPE, Op.SQUEEZE, Op.CAST):
-        v = eqn.data[0]
-    return v
-
-
-class _Curve:
-    """A function of one variable, as far as it has been followed back."""
-
-    def __init__(self, facts: Facts):
-        self.facts = facts
-        self.parts: list[list[Equation]] = []  # from the last to the first
-        self.sources: list[tuple[Var, Var]] = []
-        self.matters = False
-
-    def extend(self, source: Var, sink: Var, definition: dict[Var, Equation]) -> int:
-        """Go on to `source`; return 1 if the value at `sink` rises with it, −1 if it falls, 0 for neither."""
-        part = _between(source, sink, definition)
-        self.parts.append(part)
-        self.sources.append((source, sink))
-        interval = self.facts.interval(source)
-        values = [_value(self.facts, part, source, sink, x) for x in _grid(interval)]
-        known = [v for v in values if v is not None and not math.isnan(v)]
-        sign = _direction(known) if len(known) > len(values) // 3 else int(len(part) == 1 and part[0].row.rising)
-        bends = any(eqn.row.bends for part in self.parts for eqn in part)
-        self.matters = bool(sign) and bends and self._at_zero() != 0
-        return sign
-
-    def _at_zero(self) -> float:
-        value: float | None = 0.0
-        for part, (source, sink) in zip(reversed(self.parts), reversed(self.sources), strict=True):
-            value = None if value is None else _value(self.facts, part, source, sink, value)
-        return 0.0 if value is None else value
-
-
-def _between(source: Var, sink: Var, definition: dict[Var, Equation]) -> list[Equation]:
-    found: dict[Equation, None] = {}
-    pending = [sink]
-    while pending:
-        v = pending.pop()
-        eqn = definition.get(v)
-        if v is source or eqn is None or not eqn.row.pointwise:
-            continue
-        found.pop(eqn, None)  # so that it comes before all that reads it
-        found[eqn] = None
-        pending += eqn.inputs
-    return list(reversed(found))
-
-
-def _grid(interval: Interval) -> list[float]:
-    low, high = max(interval[0], -20.0), min(interval[1], 20.0)
-    return [low + (high - low) * k / 40 for k in range(41)]
-
-
-def _value(facts: Facts, part: Sequence[Equation], source: Var, sink: Var, x: float) -> float | None:
-    """Return the value of a function at a number, by the arithmetic of intervals that hold that number alone."""
-    known: dict[Var, Interval] = {source: (x, x)}
-    for eqn in part:
-        operands = [known.get(v, _number(facts, v)) for v in eqn.inputs]
-        if eqn.row.interval is None or any(o is None for o in operands):
-            return None
-        known[eqn.output] = eqn.row.interval(eqn, 0, operands)  # type: ignore[arg-type]
-    low, high = known.get(sink, (0.0, 1.0))
-    return low if low == high else None
-
-
-def _number(facts: Facts, v: Var) -> Interval | None:
-    return facts.interval(v) if facts[v].number else None
-
-
-def _direction(values: Sequence[float]) -> int:
-    steps = [b - a for a, b in zip(values, values[1:], strict=False)]
-    slack = 1e-12 * max(map(abs, values), default=0)
-    if not any(abs(s) > slack for s in steps):
-        return 0
-    return 1 if all(s >= -slack for s in steps) else -1 if all(s <= slack for s in steps) else 0
-
-
-def _handing_out(
-    eqn: ControlFlow, original: ControlFlow, facts: Facts, dependent: set[Var], k: int
-) -> ControlFlow | None:
+def _handing_out(eqn: ControlFlow, facts: Facts, dependent: set[Var], k: int, mixed: bool) -> ControlFlow | None:
     """Return control flow with one more output, what its k-th is explained at; None if that is itself in some body."""
     bodies, made = [], []
     for body in eqn.bodies:
@@ -290,7 +281,7 @@ def _handing_out(
             return None
         place = body.results.index(k)
         own = body.program.outputs[place]
-        program, (score,) = _at_score(body.program, facts, dependent, [own])
+        program, (score,) = _at_score(body.program, facts, dependent, [own], mixed)
         if score is own:
             return None
         program = replace(program, outputs=(*program.outputs, score))

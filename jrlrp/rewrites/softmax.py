@@ -104,7 +104,7 @@ def _as_softmax(w: Writer, eqn: Equation, total: Total) -> bool:
     logits = logits_of(w, total.part, total.group)
     if logits is None or (total.rest is not None and not _is_sink(w, total)):
         return False
-    return w.read_as(eqn, ADDED[Op.SOFTMAX], [logits], [total.part], group=total.group)
+    return w.read_as(eqn, ADDED[Op.SOFTMAX], [logits], group=total.group)
 
 
 def _is_sink(w: Writer, total: Total) -> bool:
@@ -207,7 +207,7 @@ def _picked_from(w: Writer, eqn: Equation, v: Var, group: Group | None) -> tuple
         return None
     axis = eqn.params.get("axis", x.ndim - 1)
     take = lambda z, i: jnp.take_along_axis(z, i.astype(np.int32), axis=axis)
-    return x, lambda z: w.add(ADDED[Op.GATHER], [z, eqn.outputs[1]], take, v, changed=(axis,))
+    return x, lambda z: w.add(ADDED[Op.PICK], [z, eqn.outputs[1]], take, v, changed=(axis,))
 
 
 def divided_after_product(w: Writer, eqn: Equation) -> bool:
@@ -234,7 +234,7 @@ def divided_after_product(w: Writer, eqn: Equation) -> bool:
             group=Axes(found[1]),
         )
         data = [weights if n == k else v for n, v in enumerate(product.inputs)]
-        return w.read_as(eqn, product.row, data, product.inputs, like=product)
+        return w.read_as(eqn, product.row, data, like=product)
     return False
 
 

@@ -22,7 +22,7 @@ def moved_reciprocal(w: Writer, eqn: Equation) -> bool:
     if x.shape != made.output.shape or x.dtype != eqn.data[0].dtype:
         return False
     moved = w.apply(eqn, x, eqn.output, eqn.data_operands[0])
-    return w.read_as(eqn, named("integer_pow"), [moved], [x], y=-1)
+    return w.read_as(eqn, named("integer_pow"), [moved], y=-1)
 
 
 def masked_sum(w: Writer, eqn: Equation) -> bool:
@@ -34,7 +34,7 @@ def masked_sum(w: Writer, eqn: Equation) -> bool:
         whole = cast is not None and cast.inputs[0].dtype == bool and mask.ndim == len(own) and not batch[0]
         in_order = tuple(own) == tuple(sorted(own)) and tuple(contract[1 - k]) == (*range(mask.ndim),)
         if whole and in_order and x in w.dependent:
-            return w.read_as(eqn, named("reduce_sum"), [_masked(w, eqn, x, mask, tuple(own))], [x], axes=tuple(own))
+            return w.read_as(eqn, named("reduce_sum"), [_masked(w, eqn, x, mask, tuple(own))], axes=tuple(own))
     return False
 
 

@@ -49,9 +49,10 @@ class Portion:
     factor: Any = 1.0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.parts, Iterable) or isinstance(self.parts, (str, np.ndarray, jax.Array)):
-            raise RuleError(f"Portion got {brief(self.parts)} for its parts; expected a list of Parts: [Part(x)], say.")
-        object.__setattr__(self, "parts", tuple(self.parts))
+        if isinstance(self.parts, Part):
+            raise RuleError("Portion got a Part for its parts; expected a list of Parts: [Part(x)], say.")
+        parts = self.parts if isinstance(self.parts, Iterable) else (self.parts,)
+        object.__setattr__(self, "parts", tuple(parts))
         for part in self.parts:
             if not isinstance(part, Part):
                 raise RuleError(f"Portion got {brief(part)} among its parts; expected a list of Parts: [Part(x)], say.")

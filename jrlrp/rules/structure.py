@@ -129,7 +129,7 @@ class ShareAbsolute(Rule):
     def __call__(
         self, layer: SumLayer | LinearLayer, inputs: Sequence[Array], output: Array, relevance: Array
     ) -> tuple[Array, ...]:
-        if isinstance(layer, LinearLayer):
+        if not hasattr(layer, "terms"):
             size, weight = jnp.abs(inputs[0]), jnp.abs(jnp.asarray(layer.weight))
             return (size * layer.pull(ratio(relevance, layer.map(size, weight)), weight),)
         sizes = [jnp.abs(term) for term in layer.terms(inputs)]

@@ -3,17 +3,18 @@
 `jax.extend` makes no promise of compatibility. When a JAX release moves something, this file is the one to mend.
 """
 
+import math
 import os
 import re
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.extend.core as jex
-import jax.extend.core.primitives  # noqa: F401 - an attribute of jex
+import jax.extend.core.primitives
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental.layout import Layout as DeviceLayout
@@ -57,6 +58,9 @@ _OUTSIDE: dict[str, Callable[[Any], Any]] = {
     "pcast": lambda x: _in_shards(lambda x: jax.lax.pcast(jax.lax.psum(x, "i"), "i", to="varying"), x),
     "psum_invariant": lambda x: _in_shards(lambda x: x + jax.lax.psum(x, "i"), x),
     "reduce_scatter": lambda x: _in_shards(lambda x: jax.lax.psum_scatter(x, "i", tiled=True), x),
+    "optimization_barrier": jax.lax.optimization_barrier,
+    "platform_index": lambda x: jax.lax.platform_dependent(x, cpu=jnp.sin, default=jnp.cos),
+    "debug_print": lambda x: jax.debug.print("{}", x),
     "random_wrap": lambda x: jax.random.wrap_key_data(jnp.zeros(2, jnp.uint32)),
     "random_unwrap": lambda x: jax.random.key_data(jax.random.key(0)),
     "random_clone": lambda x: jax.random.clone(jax.random.key(0)),
@@ -128,6 +132,40 @@ def called(eqn: Any) -> Any | None:
     return jaxpr if hasattr(jaxpr, "eqns") or hasattr(jaxpr, "jaxpr") else None
 
 
+def applies_function(eqn: Any) -> bool:
+    """Tell whether a scatter puts a user's function of what is there in its place: `x.at[i].apply(f)`."""
+    return eqn.params.get("update_jaxpr") is not None
+
+
+def applied_at(eqn: Any) -> Any | None:
+    """Return a scatter that applies a function as a jaxpr: what is gathered, the function of it, scattered.
+
+    None where places may be the same: there it is applied several times.
+    """
+    p, numbers = eqn.params, eqn.params["dimension_numbers"]
+    places = eqn.invars[1].aval.shape[:-1]
+    if not p["unique_indices"] and int(np.prod(places)) != 1:
+        return None
+    window = iter(eqn.invars[2].aval.shape[d] for d in numbers.update_window_dims)
+    alone = (*numbers.inserted_window_dims, *numbers.operand_batching_dims)
+    sizes = tuple(1 if d in alone else next(window) for d in range(eqn.invars[0].aval.ndim))
+    gathered = jax.lax.GatherDimensionNumbers(
+        offset_dims=numbers.update_window_dims,
+        collapsed_slice_dims=numbers.inserted_window_dims,
+        start_index_map=numbers.scatter_dims_to_operand_dims,
+        operand_batching_dims=numbers.operand_batching_dims,
+        start_indices_batching_dims=numbers.scatter_indices_batching_dims,
+    )
+
+    def spelled(x: Any, indices: Any, updates: Any) -> Any:
+        here = jax.lax.gather(x, indices, gathered, sizes, mode=p["mode"], fill_value=0)
+        function = lambda *entries: jax.core.eval_jaxpr(p["update_jaxpr"], p["update_consts"], *entries)[0]
+        made = jax.vmap(function)(here.reshape(-1), updates.reshape(-1)).reshape(updates.shape)
+        return jax.lax.scatter(x, indices, made, numbers, unique_indices=p["unique_indices"], mode=p["mode"])
+
+    return jax.make_jaxpr(spelled)(*(v.aval for v in eqn.invars))
+
+
 @dataclass(frozen=True, eq=False)
 class Layout:
     """How the inputs and outputs of a jaxpr meet those of the control-flow equation that holds it.
@@ -186,6 +224,18 @@ def shard_map(params: Mapping[str, Any], fun: Callable, whole: int) -> Callable:
     axes = set(params.get("newly_manual_axes", params.get("manual_axes")))
     options = {"mesh": params["mesh"], "axis_names": axes, "check_vma": params["check_vma"]}
     return jax.jit(jax.shard_map(fun, in_specs=in_specs, out_specs=tuple(params["out_specs"]), **options))
+
+
+def mesh_sizes(eqn: Any) -> dict[str, int]:
+    """Return the axes of a shard_map's mesh, with how many devices lie along each."""
+    return dict(eqn.params["mesh"].shape)
+
+
+def devices(eqn: Any, sizes: Mapping[str, int]) -> dict[str, int]:
+    """Return over how many "devices" a collective goes, in a dictionary; an empty one if that is not known."""
+    names = eqn.params.get("axes", ())
+    known = bool(names) and all(name in sizes for name in names) and eqn.params.get("axis_index_groups") is None
+    return {"devices": math.prod(sizes[name] for name in names)} if known else {}
 
 
 def mesh_axes(x: Any) -> frozenset[str]:
@@ -268,6 +318,23 @@ def run(eqn: Any, values: Sequence[Any]) -> list[Any]:
 def bind(eqn: Any, values: Sequence[Any], **overrides: Any) -> list[Any]:
     """Bind the equation's primitive anew to `values`, with some of its parameters replaced."""
     return _bind(eqn, values, {**eqn.params, **overrides})
+
+
+def bind_to_numbers(eqn: Any, values: Sequence[Any]) -> list[Any]:
+    """Bind the equation's primitive to known values, whatever device or mesh the equation is for."""
+    out = eqn.primitive.bind(*values, **eqn.primitive.get_bind_params(eqn.params))
+    return list(out) if eqn.primitive.multiple_results else [out]
+
+
+def with_numbers(function: Callable[[], Any]) -> Any:
+    """Return what a function makes of known values, in double precision and apart from any trace, mesh or check."""
+
+    def alone() -> Any:
+        with jax.enable_x64(True), jax.debug_nans(False), jax.debug_infs(False), jax.transfer_guard("allow"):
+            return function()
+
+    with ThreadPoolExecutor(1) as apart:
+        return apart.submit(alone).result()
 
 
 def _bind(eqn: Any, values: Sequence[Any], params: dict[str, Any]) -> list[Any]:

@@ -1,14 +1,18 @@
 """Function → `Program`: one flat list of equations, every call inlined, name stack and source line kept."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
+import jax.numpy as jnp
+
 from jrlrp.primitives.register import look_up
 from jrlrp.primitives.row import Op
+from jrlrp.primitives.table import named, opaque
 from jrlrp.trace import compat, custom_call
 from jrlrp.trace.control import Body, ControlFlow
-from jrlrp.trace.program import Equation, Literal, Program, Var
+from jrlrp.trace.program import Added, Equation, Literal, Program, Var
 
 
 def trace(
@@ -20,10 +24,30 @@ def trace(
     calls that bring their own derivative (`jax.custom_jvp`, `jax.custom_vjp`).
     """
     jaxpr, consts = compat.parts(compat.make_jaxpr(fun, args))
-    inliner = _Inliner(declared, keep_custom)
+    inliner = _Inliner(declared, keep_custom, {})
     inputs = tuple(_variable(v) for v in jaxpr.invars)
     outputs = inliner.inline(jaxpr, consts, inputs, "", "")
     return Program(inputs, inliner.constants, tuple(inliner.equations), tuple(outputs))
+
+
+def opened(eqn: Equation) -> Program:
+    """Return what a kept call calls, with the call's own inputs and outputs."""
+    inliner = _Inliner({}, True, {})
+    jaxpr, consts = compat.parts(compat.called(eqn.eqn))
+    results = inliner.inline(jaxpr, consts, eqn.inputs, eqn.path, eqn.source)
+    made = {v for inner in inliner.equations for v in inner.outputs}
+    own: dict[Var, Var] = {}
+    copies: list[Equation] = []
+    for v, out in zip(results, eqn.outputs, strict=True):
+        if v in made and v not in own:
+            own[v] = out
+        else:  # an input, a literal, or an output that there is twice
+            copy = (named("copy"), (own.get(v, v),), (out,), {}, eqn.path, eqn.source, None)
+            copies.append(Added(*copy, function=lambda x, out=out: [jnp.asarray(x, out.dtype)]))
+    equations = (
+        replace(inner.reading(own), outputs=tuple(own.get(v, v) for v in inner.outputs)) for inner in inliner.equations
+    )
+    return Program(eqn.inputs, inliner.constants, (*equations, *copies), eqn.outputs)
 
 
 def _variable(v: Any) -> Var:
@@ -43,8 +67,8 @@ def _is_heavy(jaxpr: Any) -> bool:
 
 
 class _Inliner:
-    def __init__(self, declared: Mapping[str, Any], keep_custom: bool) -> None:
-        self.declared, self.keep_custom = declared, keep_custom
+    def __init__(self, declared: Mapping[str, Any], keep_custom: bool, mesh: Mapping[str, int]) -> None:
+        self.declared, self.keep_custom, self.mesh = declared, keep_custom, mesh
         self.equations: list[Equation] = []
         self.constants: dict[Var, Any] = {}
         self._known: dict[int, Var] = {}
@@ -72,6 +96,8 @@ class _Inliner:
             rule = custom_call.rule_of(eqn) or rule
             kept = declared or rule is not None or (self.keep_custom and eqn.primitive.name in compat.CUSTOM)
             inner, layouts = (None, None) if kept else (compat.called(eqn), compat.bodies(eqn))
+            if row.op is Op.SCATTER and not kept and compat.applies_function(eqn):
+                inner, row = compat.applied_at(eqn), opaque(row)
             if layouts is not None and row.op is Op.REMAT and not _is_heavy(layouts[0][0]):
                 # A remat of operations that cost little is a mere call: what stands around them may belong with them.
                 inner = layouts[0][0]
@@ -82,18 +108,22 @@ class _Inliner:
                 outputs = arguments
             else:
                 outputs = [_variable(v) for v in eqn.outvars]
-                own = (row, tuple(arguments), tuple(outputs), eqn.params, here, line, eqn)
+                params = {**eqn.params, **compat.devices(eqn, self.mesh)} if row.op is Op.COLLECTIVE else eqn.params
+                own = (row, tuple(arguments), tuple(outputs), params, here, line, eqn)
                 if layouts is None:
                     self.equations.append(Equation(*own, rule=rule))
                 else:
-                    bodies = tuple(self._body(*inside, here, line) for inside in layouts)
+                    mesh = {**self.mesh, **compat.mesh_sizes(eqn)} if row.op is Op.SHARD_MAP else self.mesh
+                    bodies = tuple(self._body(*inside, here, line, mesh) for inside in layouts)
                     self.equations.append(ControlFlow(*own, bodies=bodies))
             scope.update(zip(eqn.outvars, outputs, strict=True))
         return [read(v) for v in jaxpr.outvars]
 
-    def _body(self, jaxpr: Any, layout: compat.Layout, path: str, source: str) -> Body:
+    def _body(
+        self, jaxpr: Any, layout: compat.Layout, path: str, source: str, mesh: Mapping[str, int]
+    ) -> Body:
         jaxpr, consts = compat.parts(jaxpr)
-        inner = _Inliner(self.declared, self.keep_custom)
+        inner = _Inliner(self.declared, self.keep_custom, mesh)
         inputs = tuple(_variable(v) for v in jaxpr.invars)
         outputs = inner.inline(jaxpr, consts, inputs, path, source)
         program = Program(inputs, inner.constants, tuple(inner.equations), tuple(outputs))

@@ -159,30 +159,46 @@ def own(x):
 own.defrule(lambda inputs, output, relevance: (relevance,))
 
 
-LOST = {
+# Whether examples stay apart is known of all but the first one: they do, or the whole batch is one example.
+MIXED = {
     "custom_relevance": own,
     "batch statistics": lambda x: x - x.mean(0) / 2,
-    "in another order": lambda x: x[jnp.argsort(-x[:, 0, 0, 0])],
     "sorted": lambda x: jnp.sort(x, axis=0),
     "running sum": lambda x: jnp.cumsum(x, axis=0),
+}
+CHOSEN = {
+    "in another order": lambda x: x[jnp.argsort(-x[:, 0, 0, 0])],
     "folded": lambda x: x.reshape(1, 10, 5, 2)[:, ::-1].reshape(2, 5, 5, 2),
+    "by a common mask": lambda x: jnp.where(x.sum() > 0, x, 2 * x),
+    "by a common branch": lambda x: jax.lax.cond(x.sum() > 0, jnp.tanh, jnp.sin, x),
 }
 
 
-@pytest.mark.parametrize("name", LOST)
-def test_a_batch_axis_that_cannot_be_followed_is_said(name):
-    """Or it is followed, and the second example's size is not seen in the first one's map."""
-    f = lambda x: conv_net(LOST[name](x))
+def said(f, x):
+    """Return what is warned of when the map is made."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        jax.eval_shape(jrlrp.relevance(f), IMAGES)
-    said = [w for w in caught if issubclass(w.category, jrlrp.JrlrpWarning)]
-    if said:
-        assert str(said[0].message)
-        assert "batch" in str(jrlrp.plan(f, IMAGES))
-        return
-    assert name in ("custom_relevance", "in another order")  # the others do mix
-    check(f, IMAGES)
+        jax.eval_shape(jrlrp.relevance(f), x)
+    return [str(w.message) for w in caught if issubclass(w.category, jrlrp.JrlrpWarning)]
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_a_batch_that_is_taken_for_one_example_is_said(name):
+    f = lambda x: conv_net(MIXED[name](x))
+    lost = said(f, IMAGES)
+    assert bool(lost) == (name == "custom_relevance")
+    assert all("vmap" in message and "test_batch.py" in message for message in lost)
+    plan = jrlrp.plan(f, IMAGES)
+    assert "one example" in plan.batch and "test_batch.py" in plan.batch and plan.batch in str(plan)
+
+
+@pytest.mark.parametrize("name", CHOSEN)
+def test_what_chooses_among_examples_mixes_none(name):
+    f = lambda x: conv_net(CHOSEN[name](x))
+    assert not said(f, IMAGES)
+    assert jrlrp.plan(f, IMAGES).batch == "batch: examples along the leading axis stay apart"
+    if name in ("in another order", "folded"):
+        check(f, IMAGES)
 
 
 @pytest.mark.parametrize("f", [conv_net, ACROSS["reversed"](conv_net), ACROSS["padded and cut"](conv_net)])

@@ -303,8 +303,13 @@ def entmax(e):
 @pytest.mark.parametrize("rules", ["epsilon", "cp_lrp"])
 @pytest.mark.parametrize("name", ["sparsemax", "entmax"])
 def test_other_masks_that_sum_to_one_are_gates(name, rules):
-    """As clip(·, 0, 1) around them, which changes no value, says."""
-    mask = {"sparsemax": sparsemax, "entmax": entmax}[name]
+    """As clip(·, 0, 1) around them, which changes no value, says; CP-LRP needs no such word.
+
+    That max(x − τ, 0) is at most 1 follows from what the τ of a run is, not from the program: where no clip says it,
+    such a mask is no gate.
+    """
+    own = {"sparsemax": sparsemax, "entmax": entmax}[name]
+    mask = own if rules == "cp_lrp" else lambda e: jnp.clip(own(e), 0, 1)
     weights = np.asarray(mask(jnp.asarray(0.4 * E)))
     if name == "sparsemax":
         np.testing.assert_allclose(weights, sparsemax_in_numpy(0.4 * E))
@@ -431,7 +436,6 @@ def over_positions(x, variance):
     return d / jnp.sqrt(variance(x, d) + EPS) * GAIN + BIAS
 
 
-AVERAGE = np.full((6, 6), 1 / 6)
 NORMS = {
     "layer": {
         "by var": lambda x: (x - mean(x)) / jnp.sqrt(x.var(-1, keepdims=True) + EPS) * GAIN + BIAS,
@@ -442,7 +446,9 @@ NORMS = {
         "by einsum": lambda x: (
             (d := x - mean(x)) / jnp.sqrt(jnp.einsum("bti,bti->bt", d, d)[..., None] / 6 + EPS) * GAIN + BIAS
         ),
-        "by a matrix of means": lambda x: (d := x - x @ AVERAGE) / jnp.sqrt((d * d) @ AVERAGE + EPS) * GAIN + BIAS,
+        "by a matrix of means": lambda x: (
+            (d := x - x @ jnp.full((6, 6), 1 / 6)) / jnp.sqrt((d * d) @ jnp.full((6, 6), 1 / 6) + EPS) * GAIN + BIAS
+        ),
         "by norm": lambda x: (d := x - mean(x)) * np.sqrt(6) / jnp.sqrt(length(d) ** 2 + 6 * EPS) * GAIN + BIAS,
         "sums": lambda x: (
             (d := x - x.sum(-1, keepdims=True) / 6) / jnp.sqrt((d * d).sum(-1, keepdims=True) / 6 + EPS) * GAIN + BIAS
@@ -493,6 +499,8 @@ NORMS = {
         "at least": lambda x: x / jnp.maximum(length(x), 1e-12),
     },
 }
+# What is normalised over positions, and scored alike at all of them, has no relevance.
+TARGETS = {"instance": lambda out: out * jnp.arange(1.0, 6.0)[:, None]}
 SPELLINGS = [(kind, name) for kind, spellings in NORMS.items() for name in spellings]
 
 
@@ -513,7 +521,7 @@ def held_map(kind, x):
 def plain_map(kind, rules):
     """Return the map by a kind's first spelling."""
     first = next(iter(NORMS[kind].values()))
-    return jax.jit(jrlrp.relevance(lambda x: first(x) @ DENSE, rules=rules))(TOKENS)
+    return jax.jit(jrlrp.relevance(lambda x: first(x) @ DENSE, rules=rules, target=TARGETS.get(kind, "max")))(TOKENS)
 
 
 @pytest.mark.parametrize(("kind", "name"), SPELLINGS)
@@ -522,7 +530,7 @@ def test_a_norm_in_any_spelling(kind, name):
     np.testing.assert_allclose(f(TOKENS), plain(TOKENS), rtol=1e-9)
     assert any(node.kind == "normalisation" for node in jrlrp.plan(f, TOKENS).nodes)
     for rules in (jrlrp.Zero(), None) if kind == "layer" else (jrlrp.Zero(),):
-        found = jax.jit(jrlrp.relevance(f, rules=rules))(TOKENS)
+        found = jax.jit(jrlrp.relevance(f, rules=rules, target=TARGETS.get(kind, "max")))(TOKENS)
         close(found, plain_map(kind, rules), 1e-6)
         if rules is not None and kind in ("layer", "rms", "length"):
             close(found[0], held_map(kind, TOKENS), 1e-6)

@@ -83,6 +83,36 @@ def test_an_input_that_cannot_be_reached_beside_one_that_can_is_named(name):
     np.testing.assert_array_equal(found["unused"], 0)
 
 
+@pytest.mark.parametrize("wrap", [lambda g: g, jax.jit, jax.vmap, lambda g: jax.jit(jax.vmap(g))], ids=range(4))
+def test_a_warning_shows_the_user_s_line(wrap):
+    explain = wrap(jrlrp.relevance(lambda d: d["used"] @ W))
+    with pytest.warns(jrlrp.JrlrpWarning, match=r"\['a'\]\[1\].*\['b'\]") as caught:
+        explain({"used": X, "a": [X, X], "b": X})
+    assert [warning.filename for warning in caught] == [__file__]
+
+
+def test_an_argument_without_leaves_reaches_all_that_it_has():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert jrlrp.relevance(lambda d, x: x @ W)({}, X) == {}
+        none, r = jrlrp.relevance(lambda d, x: x @ W, (0, 1))(None, X)
+    assert none is None and np.abs(r).max() > 0
+
+
+@pytest.mark.parametrize("rules", ["default", "gradient_times_input"])
+def test_ids_that_cannot_be_reached_are_named(rules):
+    rules = None if rules == "default" else jrlrp.gradient_times_input()
+    ids = np.array([[0, 1], [2, 3]])
+    with pytest.warns(jrlrp.JrlrpWarning, match="argument 1 "):
+        r, none, _ = jrlrp.relevance(lambda i, j, x: jnp.eye(4)[i].mean(1) @ W + x @ W, (0, 1, 2), rules=rules)(
+            ids, ids, X
+        )
+    assert np.abs(r).max() > 0 and none.shape == ids.shape
+    np.testing.assert_array_equal(none, 0)
+    with pytest.raises(jrlrp.UnreachedError, match="sort"):
+        jrlrp.relevance(lambda i: (jnp.sort(i) > 1) @ np.ones((2, 3)), rules=rules)(ids)
+
+
 @pytest.mark.parametrize("name", ["not used", "stopped"])
 def test_a_plan_names_what_cannot_be_reached(name):
     with warnings.catch_warnings():

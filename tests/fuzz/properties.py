@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from definitions import faults
 from fuzz.programs import Program, respelt
 from fuzz.table import N
 from oracles import gradient_times_input
@@ -175,7 +176,9 @@ def unsurprising(program: Program, rules: str) -> None:
 
 
 def recognised(program: Program, rules: str) -> None:
-    """Each recognised region, at random values, is its node's definition. (To come: it needs the library's insides.)"""
+    """Each recognised region, at these inputs, is its node's definition; see `definitions`."""
+    wrong = faults(program, jnp.asarray(program.inputs()))
+    assert not wrong, "nodes that are not what they are said to be: " + "; ".join(wrong)
 
 
 PROPERTIES: dict[str, Callable[[Program, str], None]] = {

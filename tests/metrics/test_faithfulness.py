@@ -284,9 +284,11 @@ def test_each_channel_keeps_its_own_mean_and_blur():
             np.testing.assert_allclose(gone(replace)[..., k], alone, rtol=1e-6)
         wide = np.concatenate([images, images], -1)  # no image of six rows
         np.testing.assert_allclose(gone(replace, wide), np.concatenate([expected, expected], -1), rtol=1e-6)
-    series = images[:, :, 0]  # (N, time, channels), or one of (N, height, width)
-    np.testing.assert_allclose(gone("mean", series)[:, 0, 0], series.mean((1, 2)), rtol=1e-6)
+    series = images[:, :, 0]  # (N, time, channels): of many channels it could be one of (N, height, width)
     of_each = np.broadcast_to(series.mean(1, keepdims=True), series.shape)
+    np.testing.assert_allclose(gone("mean", series), of_each, rtol=1e-6)
+    many = np.concatenate([series, series], -1)
+    np.testing.assert_allclose(gone("mean", many)[:, 0, 0], many.mean((1, 2)), rtol=1e-6)
     np.testing.assert_allclose(gone("mean", series, channels=2), of_each, rtol=1e-6)
     np.testing.assert_allclose(gone("mean", series, series[:, :1], channels=-1), of_each, rtol=1e-6)
     for channels in (0, 4, -4, True, 1.0):

@@ -58,7 +58,7 @@ def test_one_rule_may_have_a_tuple_of_kinds():
 
 def test_portions_may_be_written_loosely():
     for body in (
-        lambda layer, x, output: [Portion(Part(x), output, 0.1)],
+        lambda layer, x, output: [Portion([Part(x)], output, 0.1)],
         lambda layer, x, output: [Portion((Part(x) for _ in range(1)), output, 0.1)],
         lambda layer, x, output: iter((Portion([Part(x, factor=0.5)] * 2, output, np.float64(0.1)),)),
     ):
