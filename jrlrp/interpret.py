@@ -93,7 +93,9 @@ def _run_bodies(
     return [made[v] for v in node.outputs]
 
 
-def _watched(values: list[Any], chosen: Sequence[int], names: Sequence[Var], probe: Probe | None, zeros: Any) -> list[Any]:
+def _watched(
+    values: list[Any], chosen: Sequence[int], names: Sequence[Var], probe: Probe | None, zeros: Any
+) -> list[Any]:
     """Return the values, with a probe of the relevance that comes to those that are `chosen`."""
     if probe is None or not chosen:
         return values

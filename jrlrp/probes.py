@@ -144,7 +144,7 @@ def _edges(node: Control, turns: tuple[int, ...], gradient: bool, carriers: froz
 
     def measure(passage: Passage) -> Array:
         pairs = zip(passage.layer, passage.received, passage.outputs, strict=True)
-        received = [r for v, *pair in pairs for r in _relevance(*([x] for x in pair), gradient and v not in carriers)]
+        received = [r for v, got, z in pairs for r in _relevance([got], [z], gradient and v not in carriers)]
         return _amounts({"received": _total(received), "size_received": _size(received)}, dtype, passage.axes)
 
     zeros = jnp.zeros((*turns, len(AMOUNTS)), dtype)

@@ -107,7 +107,7 @@ def lost_batch_axis(eqn: Equation) -> str:
 
 
 def _own_arithmetic(fun: Callable) -> Callable:
-    """Let a function of the library's promote ranks and dtypes as it was written to, whatever the user forbids himself."""
+    """Let a function of the library's promote ranks and dtypes as it was written to, whatever the user forbids."""
 
     @functools.wraps(fun)
     def run(*args: Any, **kwargs: Any) -> Any:
@@ -115,6 +115,12 @@ def _own_arithmetic(fun: Callable) -> Callable:
             return fun(*args, **kwargs)
 
     return run
+
+
+def _known(relevance: Any, value: Any) -> Any:
+    """Return the relevance that an output is given, NaN where the output's value is."""
+    none = jnp.isnan(value) if value.shape == relevance.shape else jnp.isnan(value).any()
+    return jnp.where(none & (relevance != 0), jnp.nan, relevance)
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,8 +162,9 @@ class Traced:
         own = self.graph.explained
         ends = [f"{describe(eqn)}" for eqn in self.graph.ended]
         ends += [f"{node.kind} {describe(node)}: {rules[node]!r} hands nothing on to some of it" for node in blocking]
-        missed = [name for name, v in zip(self.names, own, strict=True) if v not in found]
-        return Reach(tuple(missed), bool(own) and len(missed) == len(own), tuple(dict.fromkeys(ends)))
+        some = [(name, v) for name, v in zip(self.names, own, strict=True) if v.size]
+        missed = [name for name, v in some if v not in found]
+        return Reach(tuple(missed), bool(some) and len(missed) == len(some), tuple(dict.fromkeys(ends)))
 
     def lost_batch_axis(self, rules: Mapping[Node, Rule]) -> Equation | None:
         """Return the equation at which the batch axis was lost that one of the rules needs; None if all is well."""
@@ -205,7 +212,7 @@ class Traced:
 
         @_own_arithmetic
         def propagate(relevance):
-            given = jax.tree.leaves(relevance)
+            given = [_known(r, v) for r, v in zip(jax.tree.leaves(relevance), rest[:count], strict=True)]
             shares, measured = pull([jnp.where(jnp.isnan(r), 0, r) for r in given])
             shares = [r + nothing for r, nothing in zip(shares, self._unknown(given), strict=True)]
             if self.gradient:  # what came back is a gradient; a carrier's is multiplied already
@@ -216,7 +223,7 @@ class Traced:
         return Explained(jax.tree.unflatten(self.out_tree, outputs), value, aux, rules, propagate)
 
     def _unknown(self, given: Sequence[Any]) -> list[Any]:
-        """Return what shows in the maps that what was given to an example's outputs is NaN: NaN there, and 0 elsewhere."""
+        """Return NaN for the examples whose outputs were given NaN, and 0 for the others: added to maps, it shows."""
         explained, slots = self.graph.explained, self.graph.batch.slots
         count = explained[0].shape[0] if slots else 1
         total = jnp.zeros(count, np.float32)

@@ -162,24 +162,6 @@ class Flow:
         uses = self.uses.get(v, ())
         return uses[0] if len(uses) == 1 and v not in self.outputs else None
 
-    def region(self, sink: Var, source: Var) -> list[Equation] | None:
-        """Return the active equations between two variables, if relevance can enter and leave nowhere else."""
-        found: set[Equation] = set()
-        pending = [sink]
-        while pending:
-            v = pending.pop()
-            eqn = self.definition.get(v)
-            if v is source or eqn in found:
-                continue
-            if eqn is None:
-                return None
-            found.add(eqn)
-            pending.extend(self.active_inputs(eqn))
-        inner = {v for eqn in found for v in eqn.outputs if v is not sink and v in self.active}
-        if any(v in self.outputs or not found.issuperset(self.uses[v]) for v in inner):
-            return None
-        return self.order(found)
-
     def order(self, equations: Iterable[Equation]) -> list[Equation]:
         return sorted(equations, key=self.position.__getitem__)
 

@@ -6,10 +6,10 @@ What chooses among values (an index, a truth value) mixes nothing: no relevance 
 """
 
 from collections import ChainMap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -93,7 +93,7 @@ class _Examples(Walk[Value]):
             return ()
         self._at = step
         if isinstance(step, Region):
-            inner = ChainMap[Var, Value]({}, values)  # type: ignore[arg-type] - only the first is written to
+            inner = ChainMap[Var, Value]({}, cast(dict, values))  # only the first is written to
             for eqn in step.equations:
                 inner.update(self._made(eqn, inner))
             return [(step.output, inner[step.output])] if step.output in inner else ()
@@ -122,13 +122,15 @@ class _Examples(Walk[Value]):
 
     def _place(self, eqn: Equation, n: int, k: int, slots: Slots) -> Value | None:
         """Return where an operand's examples stand in an output; None if they mix, or that is not known."""
-        there = image(eqn, k, slots.axis)
-        if there is not None and there.size == slots.axis.size:
-            return replace(slots, axis=there)
+        axis = image(eqn, k, slots.axis)
+        if axis is not None and axis.size == slots.axis.size:
+            return replace(slots, axis=axis)
         dim, entries = slots.axis.dim, slots.entries
         found = None if entries is None else self._moved(eqn, n, k, dim, entries)
         if found is not None:
-            return slots_of(*found, slots.axis)
+            there = slots_of(*found, slots.axis)
+            kept = eqn.row.moves or (there.axis.size, there.order) == (slots.axis.size, slots.order)
+            return there if kept else None  # rules take the slots of a layer's input for those of its output
         if slots.axis.size == 1:
             return One(slots.only)
         return self._by_index(eqn, k, slots) if slots.axis.is_whole else None
@@ -169,7 +171,9 @@ class _Examples(Walk[Value]):
             else:
                 return None
         only = {value for value in known.values() if isinstance(value, One)}
-        return only.pop() if len(only) == 1 == len(set(known.values())) else slots_of(along, np.concatenate(found), axis)
+        if len(only) == 1 == len(set(known.values())):
+            return only.pop()
+        return slots_of(along, np.concatenate(found), axis)
 
     def _by_index(self, eqn: Equation, k: int, slots: Slots) -> Slots | None:
         """Return the slots of what is picked along the examples by an index for each, or from an index on."""
@@ -201,7 +205,7 @@ class _Examples(Walk[Value]):
         return counted[component] if component < len(counted) else None
 
     def _scattered(self, eqn: Equation, k: int, dim: int, entries: np.ndarray) -> tuple[int, np.ndarray] | None:
-        """Return where a scatter puts the entries of its updates: each at a counted index, or a window at a known one."""
+        """Return where a scatter puts the entries of its updates: at a counted index, or a window at a known one."""
         d, size = eqn.params["dimension_numbers"], eqn.output.shape
         if k != 2:
             return None
@@ -224,7 +228,8 @@ class _Examples(Walk[Value]):
         if old == new:
             return old
         for one, other in ((old, new), (new, old)):
-            if isinstance(one, Mixed) or (isinstance(one, Slots) and isinstance(other, One) and one.only == other.number):
+            alike = isinstance(one, Slots) and isinstance(other, One) and one.only == other.number
+            if alike or isinstance(one, Mixed):
                 return one
         both = agreed(old, new) if isinstance(old, Slots) and isinstance(new, Slots) else None
         assert self._at is not None

@@ -49,7 +49,7 @@ class One:
 
 
 def slots_of(dim: int, entries: np.ndarray, like: Axis) -> Slots:
-    """Return the slots of a dimension whose entries are these examples', in runs as long as those of `like`, at most."""
+    """Return the slots of a dimension whose entries are these examples', in runs at most as long as `like`'s."""
     run = 1
     if not like.is_whole and len(entries):
         ends = np.flatnonzero(np.diff(entries)) + 1
@@ -75,7 +75,7 @@ def agreed(a: Slots, b: Slots) -> Slots | None:
 
 
 def moved(eqn: Any, n: int, k: int, dim: int, entries: np.ndarray) -> tuple[int, np.ndarray] | None:
-    """Return where entries along a dimension of the k-th operand are in the n-th output: a dimension, and in which order.
+    """Return where entries along a dimension of the k-th operand are in the n-th output: a dimension, and their order.
 
     None if they are not moved within a dimension.
     """

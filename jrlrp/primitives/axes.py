@@ -102,20 +102,15 @@ def _conv(eqn: Any, operand: int, axis: Axis) -> Axis | None:
     """Where examples of a convolution go: along its batch, or along groups of features or of the batch, as by vmap."""
     numbers, p = eqn.params["dimension_numbers"], eqn.params
     groups, batches = p["feature_group_count"], p["batch_group_count"]
-    out = eqn.outputs[0].shape
-    lhs, rhs = (numbers.lhs_spec, numbers.rhs_spec)
-    if operand == 0 and axis.dim == lhs[0] and batches == 1:
-        return replace(axis, dim=numbers.out_spec[0])
-    features = out[numbers.out_spec[1]]
-    by_features = operand == 0 and axis.dim == lhs[1] and groups > 1 and axis.outer == 1 and groups % axis.size == 0
-    by_batches = operand == 0 and axis.dim == lhs[0] and batches > 1 and axis.outer == 1 and batches % axis.size == 0
-    by_kernels = operand == 1 and axis.dim == rhs[0]
-    if by_kernels and max(groups, batches) == 1:
-        return replace(axis, dim=numbers.out_spec[1])
-    if by_kernels and axis.outer == 1 and max(groups, batches) % axis.size == 0:
-        return Axis(numbers.out_spec[1], axis.size, 1, features // axis.size)
-    if by_features or by_batches:
-        return Axis(numbers.out_spec[1], axis.size, 1, features // axis.size)
+    lhs, out = numbers.lhs_spec, numbers.out_spec
+    if operand == 1:
+        return replace(axis, dim=out[1]) if axis.dim == numbers.rhs_spec[0] else None
+    if axis.dim == lhs[0] and batches == 1:
+        return replace(axis, dim=out[0])
+    by_features = axis.dim == lhs[1] and groups > 1 and groups % axis.size == 0
+    by_batches = axis.dim == lhs[0] and batches > 1 and batches % axis.size == 0
+    if axis.outer == 1 and (by_features or by_batches):
+        return Axis(out[1], axis.size, 1, eqn.outputs[0].shape[out[1]] // axis.size)
     return None
 
 

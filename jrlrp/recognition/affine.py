@@ -27,7 +27,7 @@ def affine_layers(flow: Flow, links: dict[Var, Link], taken: set[Equation]) -> l
             taken.update(layer.equations)
             layers.append(layer)
     for v, link in links.items():
-        if link.role in ("scale", "shift", "factor", "offset") and not taken.intersection(link.equations):
+        if link.role in ("scale", "shift", "factor", "offset") and link.equation not in taken:
             layer = _scale_layer(flow, links, taken, v, link)
             taken.update(layer.equations)
             layers.append(layer)
@@ -116,7 +116,7 @@ def _step(
     if eqn.op in _MOVES and eqn.output.size == v.size:
         return Step(eqn, "move")
     link = links.get(eqn.output)
-    if link is None or link.role == "curve" or link.equations != (eqn,):
+    if link is None or link.role == "curve" or link.equation is not eqn:
         return None
     step = linear_step(flow, eqn, v)
     if step.role in ("cast", "move"):
@@ -159,8 +159,7 @@ def _per_channel(flow: Flow, step: Step, places: Iterable[Axis | None]) -> Step 
 
 def _scale_layer(flow: Flow, links: dict[Var, Link], taken: set[Equation], v: Var, link: Link) -> Affine:
     """Return the longest elementwise affine layer that begins with `link`: batch norm alone, say."""
-    (eqn,) = link.equations
-    roles, steps = [link.role], [linear_step(flow, eqn, link.source)]
+    roles, steps = [link.role], [linear_step(flow, link.equation, link.source)]
     while (use := flow.only_use(v)) is not None and use not in taken:
         after = links.get(use.output)
         if after is None or after.role in ("curve", "cast"):

@@ -168,9 +168,8 @@ def _real(node: Node) -> Node:
 
 
 def _informed(flow: Flow, axes: Mapping[Var, Axis], node: Node) -> Node:
-    return replace(
-        node,
-        intervals=tuple(flow.interval(v) for v in node.inputs),
-        input_axes=tuple(axes.get(v) for v in node.inputs),
-        output_axis=axes.get(node.output),
-    )
+    found = [axes.get(v) for v in (*node.inputs, node.output)]
+    if len({axis and axis.size for axis in found}) > 1:  # some of it is all one example's
+        found = [None] * len(found)
+    intervals = tuple(flow.interval(v) for v in node.inputs)
+    return replace(node, intervals=intervals, input_axes=tuple(found[:-1]), output_axis=found[-1])

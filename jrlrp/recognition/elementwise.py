@@ -5,6 +5,7 @@ immediate dominator). A step from a source to its value is linear (a constant sc
 curves, with the scalar factors and offsets around them, are one activation.
 """
 
+from collections import Counter
 from dataclasses import dataclass
 
 from jrlrp.analyses.activity import Flow
@@ -16,13 +17,23 @@ from jrlrp.trace.program import Equation, Var
 class Link:
     """How a value depends on its source.
 
-    `role` is "curve", "cast", or of a linear step "factor" (scalar), "offset" (number), "scale" or "shift".
+    Attributes:
+      source: the variable; `equation`: the one that makes the value.
+      role: "curve", "cast", or of a linear step "factor" (scalar), "offset" (number), "scale" or "shift".
+      constant: of a linear step.
+      inner: the values between, each with a link of its own. With theirs they are all that the source comes to the
+        value by, and nothing else reads them.
+      reads: how many of the equations between read the source.
+      bends: whether one of them is nonlinear.
     """
 
     source: Var
-    equations: tuple[Equation, ...]
+    equation: Equation
     role: str
     constant: Var | None = None
+    inner: tuple[Var, ...] = ()
+    reads: int = 1
+    bends: bool = False
 
     @property
     def is_scalar(self) -> bool:
@@ -87,11 +98,32 @@ class _Links:
             role, constant = linear_role(self.flow, eqn, source)
             if role == "select":
                 return None
-            return Link(source, (eqn,), role, constant)
-        region = self.flow.region(eqn.output, source)
-        if region is None or not (steering or any(self._bends(inner) for inner in region)):
+            return Link(source, eqn, role, constant, bends=self._bends(eqn))
+        inner = self._between(eqn, source)
+        if inner is None:
+            return None
+        bends = self._bends(eqn) or any(self.links[v].bends for v in inner)
+        if not (steering or bends):
             return None  # z + c − z·w is a sum of linear parts
-        return Link(source, tuple(region), "curve")
+        reads = sum(self.links[v].reads for v in inner if self.links[v].source is source) + (source in eqn.data)
+        return Link(source, eqn, "curve", inner=tuple(inner), reads=reads, bends=bends)
+
+    def _between(self, eqn: Equation, source: Var) -> list[Var] | None:
+        """Return the values between a source and an equation, if relevance can enter and leave nowhere else."""
+        read = set(self.flow.active_inputs(eqn))
+        inner: dict[Var, None] = {}
+        pending = list(read)
+        while pending:
+            v = pending.pop()
+            if v is not source and v not in inner:
+                inner[v] = None
+                pending.append(self.links[v].source)
+        reads = Counter(v for v in inner if v in read)
+        for v in inner:
+            reads[self.links[v].source] += self.links[v].reads
+        if any(v in self.flow.outputs or reads[v] != len(self.flow.uses[v]) for v in inner):
+            return None
+        return list(inner)
 
     def _bends(self, eqn: Equation) -> bool:
         """Tell whether an equation is nonlinear in its active operands."""
@@ -140,34 +172,44 @@ def activations(flow: Flow, links: dict[Var, Link]) -> list[Curve]:
             curve = ending.pop(link.source)
         else:
             continue
-        curve.equations += link.equations
-        for inner in (out for eqn in link.equations for out in eqn.outputs):
+        for inner in link.inner:
             ending.pop(inner, None)
+        curve.steps.append(v)
         ending[v] = curve
-    return [Curve(curve.source, v, tuple(curve.equations)) for v, curve in ending.items()]
+    return [Curve(curve.source, v, tuple(_equations(links, curve.steps))) for v, curve in ending.items()]
 
 
 @dataclass
 class _Growing:
-    """An activation whose end is not reached yet."""
+    """An activation whose end is not reached yet: its source, and what the steps from it make."""
 
     source: Var
-    equations: list[Equation]
+    steps: list[Var]
 
 
 def _lead_in(flow: Flow, links: dict[Var, Link], ending: dict[Var, _Growing], link: Link) -> _Growing:
     """Return what of the steps before a curve belongs to it: scalar factors and offsets, and an activation."""
-    source: Var = link.source
-    within, back = set(link.equations), list[Equation]()
-    while source not in flow.outputs and within.issuperset(flow.uses[source]):
+    source, reads, back = link.source, link.reads, list[Var]()
+    while source not in flow.outputs and len(flow.uses[source]) == reads:
         before = ending.pop(source, None)
         if before is not None:
-            before.equations += reversed(back)
+            before.steps += reversed(back)
             return before
         step = links.get(source)
         if step is None or not step.is_scalar:
             break
-        source = step.source
-        within.update(step.equations)
-        back += reversed(step.equations)
+        back.append(source)
+        source, reads = step.source, step.reads
     return _Growing(source, back[::-1])
+
+
+def _equations(links: dict[Var, Link], steps: list[Var]) -> list[Equation]:
+    """Return the equations of all steps and of what is between."""
+    found: dict[Var, Equation] = {}
+    pending = list(steps)
+    while pending:
+        v = pending.pop()
+        if v not in found:
+            found[v] = links[v].equation
+            pending += links[v].inner
+    return list(found.values())

@@ -24,6 +24,7 @@ from jrlrp.recognition.statistics import (
     made_of_sums,
     may_belong,
 )
+from jrlrp.rewrites.canonical import equal_values
 from jrlrp.rewrites.forms import Forms
 from jrlrp.trace.control import ControlFlow
 from jrlrp.trace.program import Equation, Literal, Program, Region, Var
@@ -53,7 +54,7 @@ def normalisations(flow: Flow, links: dict[Var, Link], taken: set[Equation]) -> 
 class _Normalisations:
     def __init__(self, flow: Flow):
         self.flow = flow
-        self.forms = Forms(flow.facts)
+        self.forms = Forms(flow.facts, equal_values(flow.program))
         for eqn in flow.program.equations:
             self.forms.take(eqn)
         self.dominators = _Dominators(flow)

@@ -18,6 +18,8 @@ def identity(w: Writer, eqn: Equation) -> bool:
         return w.read_as(eqn, ADDED[Op.IDENTITY], [eqn.inputs[1]])
     if eqn.op not in (Op.MUL, Op.DIV) or not jnp.issubdtype(eqn.output.dtype, jnp.inexact):
         return False
+    if not w.forms.may_cancel(eqn.output):
+        return False
     number, powers = w.forms.factors(eqn.output)
     if list(powers.values()) != [1.0] or not math.isclose(
         number, 1, rel_tol=8 * float(jnp.finfo(eqn.output.dtype).eps)

@@ -87,7 +87,8 @@ class Writer:
     def __init__(self, program: Program, facts: Facts, dependent: set[Var]):
         self.equations: list[Equation] = []
         self.facts, self.dependent = facts, dependent
-        self.forms = Forms(facts)
+        self._equal: dict[Var, Var] = {}
+        self.forms = Forms(facts, self._equal)
         self.same: dict[Var, Var] = {}
         self.forms.uses.update(v for eqn in program.equations for v in eqn.inputs)
         self.forms.uses.update(program.outputs)
@@ -95,7 +96,6 @@ class Writer:
         self._clock = 0
         self._written: set[Var] = set()  # what the user's program does not have
         self._seen: dict[Hashable, Equation] = {}
-        self._equal: dict[Var, Var] = {}
 
     def write(self, eqn: Equation) -> None:
         self._clock += 1
@@ -268,6 +268,18 @@ _DEAR = frozenset({Op.DOT, Op.CONV, Op.SCAN, Op.COND, Op.WHILE, Op.REMAT, Op.SHA
 def _is_cheap(eqn: Equation) -> bool:
     """Tell whether an equation may be computed again within another: it neither multiplies matrices nor loops."""
     return eqn.op not in _DEAR and eqn.row.kind not in ("opaque", "linear") and eqn.rule is None
+
+
+def equal_values(program: Program) -> dict[Var, Var]:
+    """Return the values that equal an earlier one (those of a layer that is applied twice, say), each with that one."""
+    seen: dict[Hashable, Equation] = {}
+    equal: dict[Var, Var] = {}
+    for eqn in program.equations:
+        key = _key(eqn, equal)
+        earlier = eqn if key is None else seen.setdefault(key, eqn)
+        if earlier is not eqn:
+            equal.update(zip(eqn.outputs, earlier.outputs, strict=True))
+    return equal
 
 
 def _key(eqn: Equation, equal: Mapping[Var, Var]) -> Hashable | None:

@@ -125,6 +125,7 @@ class Curve:
 
     def __init__(self) -> None:
         self.matters, self.scales, self._bends = False, True, False
+        self._zero, self._known = 0.0, True  # the value at 0, and whether that is up to date
         self._parts: list[tuple[Sequence[Equation], Var, Var, Facts]] = []  # from the last to the first
 
     def extend(self, part: Sequence[Equation], source: Var, sink: Var, labels: Sequence[Var], facts: Facts) -> int:
@@ -145,15 +146,17 @@ class Curve:
         straight = _is_straight(values[:-1])
         self.scales = self.scales and straight and values[-1] == 0
         self._bends = self._bends or not straight
+        self._known = self._known and values[-1] == 0
         able = self._bends and interval[0] <= 0 <= interval[1] and not (straight and values[-1] == 0)
         self.matters = not straight if labels else able and self._at_zero() != 0
         return sign
 
     def _at_zero(self) -> float:
-        value = 0.0
-        for part, source, sink, facts in reversed(self._parts):
-            value = float(_values(part, source, sink, np.array([value]), facts, {})[0])
-        return value
+        if not self._known:
+            self._zero, self._known = 0.0, True
+            for part, source, sink, facts in reversed(self._parts):
+                self._zero = float(_values(part, source, sink, np.array([self._zero]), facts, {})[0])
+        return self._zero
 
 
 def _grid(interval: Interval) -> np.ndarray:
@@ -165,22 +168,22 @@ def _values(
     part: Sequence[Equation], source: Var, sink: Var, points: np.ndarray, facts: Facts, labels: Mapping[Var, int]
 ) -> np.ndarray:
     """Return the values of a function at points, in full precision; NaN where it has none."""
+    known: dict[Var, np.ndarray | None] = {}
+    known |= {v: np.full(points.shape, value, _full(v.dtype)) for v, value in labels.items()}
+    known[source] = points
+    for eqn in part:
+        for inner in eqn.flat if eqn.op is not Op.IDENTITY else (eqn,):
+            read = [known[v] if v in known else _number(v, facts, points) for v in inner.inputs]
+            with np.errstate(all="ignore"):
+                known.update(zip(inner.outputs, _applied(inner, read), strict=True))
+    made = known.get(sink)
+    return np.full(points.shape, math.nan) if made is None else np.asarray(made, np.float64)
 
-    def read(known: Mapping[Var, Any], v: Var) -> Any:
-        if v in known:
-            return known[v]
-        low, high = facts.interval(v) if facts[v].number else (math.nan, math.nan)
-        return np.full(points.shape, low if low == high else math.nan, _full(v.dtype))
 
-    def run() -> np.ndarray:
-        known = {v: np.full(points.shape, value, _full(v.dtype)) for v, value in labels.items()}
-        known[source] = points
-        for eqn in part:
-            for inner in eqn.flat if eqn.op is not Op.IDENTITY else (eqn,):
-                known.update(zip(inner.outputs, _applied(inner, [read(known, v) for v in inner.inputs]), strict=True))
-        return np.asarray(known[sink], np.float64)
-
-    return compat.with_numbers(run)
+def _number(v: Var, facts: Facts, points: np.ndarray) -> np.ndarray | None:
+    """Return a number that stands in the program, at each of some points; None for what is none."""
+    low, high = facts.interval(v)
+    return np.full(points.shape, low, _full(v.dtype)) if facts[v].number and low == high else None
 
 
 def _full(dtype: Any) -> Any:
@@ -189,11 +192,14 @@ def _full(dtype: Any) -> Any:
 
 
 def _applied(eqn: Equation, operands: Sequence[Any]) -> Sequence[Any]:
-    """Return what an equation makes of known operands, in full precision."""
+    """Return what an equation makes of known operands, in full precision; None for what it makes of others."""
     if eqn.op in (Op.IDENTITY, Op.STOP):
         return operands[:1]
     if eqn.op is Op.CAST:
-        return [np.asarray(x).astype(_full(v.dtype)) for x, v in zip(operands, eqn.outputs, strict=False)]
+        pairs = zip(operands, eqn.outputs, strict=True)
+        return [None if x is None else np.asarray(x).astype(_full(v.dtype)) for x, v in pairs]
+    if any(x is None for x in operands):
+        return [None] * len(eqn.outputs)
     return eqn.run(operands) if isinstance(eqn, Added) else compat.bind_to_numbers(eqn.eqn, operands)
 
 

@@ -2,8 +2,9 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import jax.numpy as jnp
 
@@ -41,19 +42,32 @@ class Total:
 
 
 class Forms:
-    """Reads the equations of one program."""
+    """Reads the equations of one program; `equal` are values that equal an earlier one, each with that one."""
 
-    def __init__(self, facts: Facts):
-        self.facts = facts
+    def __init__(self, facts: Facts, equal: Mapping[Var, Var] = MappingProxyType({})):
+        self.facts, self.equal = facts, equal
         self.definition: dict[Var, Equation] = {}
         self.uses: Counter[Var] = Counter()
         self._places: dict[Var, Place] = {}
+        self._cancelling: set[Var] = set()
 
     def take(self, eqn: Equation) -> None:
         """Take in the next equation of the program."""
         for v in eqn.outputs:
             self.definition[v] = eqn
             self._places[v] = self._place(eqn, v)
+        if self._cancels(eqn):
+            self._cancelling.update(eqn.outputs)
+
+    def _cancels(self, eqn: Equation) -> bool:
+        if eqn.op is Op.DIV or (eqn.row.exponent is not None and eqn.row.exponent(eqn) < 0):
+            return True
+        passes = eqn.op in (Op.MUL, Op.CAST, Op.IDENTITY) or eqn.row.exponent is not None
+        return passes and any(v in self._cancelling or self.number(v) is not None for v in eqn.data)
+
+    def may_cancel(self, v: Var) -> bool:
+        """Tell whether a product has divisors or numbers in it, so that factors of it may cancel."""
+        return v in self._cancelling
 
     def made_by(self, v: Var, *ops: Op) -> Equation | None:
         """Return the equation that makes a value, if it is one of these operations."""
@@ -67,6 +81,7 @@ class Forms:
         return v
 
     def place(self, v: Var) -> Place:
+        v = self.equal.get(v, v)
         if isinstance(v, Literal) or v not in self._places:
             return Place(v, self._alive(v, range(v.ndim)))
         return self._places[v]

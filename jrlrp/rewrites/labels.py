@@ -1,12 +1,14 @@
 """Labels in a program: what chooses a class, or weighs several, and depends on no explained input."""
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import jax
 import numpy as np
 
 from jrlrp.analyses.facts import Facts
 from jrlrp.primitives.row import Op
+from jrlrp.rewrites.canonical import equal_values
 from jrlrp.trace.program import Equation, Program, Var
 
 _SEEN_THROUGH = (Op.BROADCAST, Op.RESHAPE, Op.SQUEEZE, Op.CAST, Op.IDENTITY)
@@ -16,7 +18,7 @@ class Labels:
     """Finds the labels of one program."""
 
     def __init__(self, program: Program, facts: Facts, dependent: set[Var]):
-        self.definition, self.constants = program.definition, program.constants
+        self.program, self.definition, self.constants = program, program.definition, program.constants
         self.facts, self.dependent = facts, dependent
 
     def weights(self, eqn: Equation) -> tuple[int, Var] | None:
@@ -27,6 +29,8 @@ class Labels:
         (k,) = own
         if eqn.op is Op.SELECT and k and len(eqn.inputs) == 3 and self._is_zero(eqn.inputs[3 - k]):
             return k, eqn.inputs[0]
+        if any(v not in self.dependent and self.facts[v].number for v in eqn.inputs):
+            return None
         if eqn.op is Op.MUL and eqn.inputs[k].shape == eqn.output.shape:
             return k, eqn.inputs[1 - k]
         if eqn.op is Op.DOT:
@@ -68,10 +72,19 @@ class Labels:
             v = eqn.data[0]
         return v
 
+    @cached_property
+    def _equal(self) -> dict[Var, Var]:
+        return equal_values(self.program)
+
+    def same(self, a: Var, b: Var) -> bool:
+        """Tell whether two values are equal but for casts."""
+        a, b = self.uncast(a), self.uncast(b)
+        return a is b or self._equal.get(a, a) is self._equal.get(b, b)
+
     def is_part_of(self, v: Var, whole: Var) -> bool:
         """Tell whether a value was moved or picked from another one, or is its mean by weights of labels."""
         weighted = True
-        while v is not whole and (eqn := self.definition.get(v)) is not None:
+        while not self.same(v, whole) and (eqn := self.definition.get(v)) is not None:
             found = self.weights(eqn)
             if found is not None:
                 v, weighted = eqn.inputs[found[0]], True
@@ -81,7 +94,7 @@ class Labels:
                 v = eqn.data[0]
             else:
                 return False
-        return v is whole and weighted
+        return self.same(v, whole) and weighted
 
     def are_opposite(self, a: Var, b: Var) -> bool:
         """Tell whether two constants are labels 0 and 1 and what they are not."""

@@ -31,7 +31,7 @@ def log_sum_exp(w: Writer, eqn: Equation) -> bool:
         made = w.forms.made_by(w.forms.place(v).core, Op.LOG_SUM_EXP)
         if made is None or (eqn.op is Op.SUB and k == 1) or len(made.data) > 1:
             continue
-        base, shifts = peeled(w, made.data[0], made.params["group"])
+        _, shifts = peeled(w, made.data[0], made.params["group"])
         back = {(core, -sign) for core, sign in terms_of(w, eqn.inputs[1 - k], 1 if eqn.op is Op.ADD else -1)}
         if shifts and back == shifts and eqn.output.size == made.output.size:
             logits = unshifted(w, made.data[0], made.params["group"])
@@ -81,18 +81,27 @@ def logarithm_of_softmax(w: Writer, eqn: Equation) -> bool:
 
 
 def exponential_of_logarithm(w: Writer, eqn: Equation) -> bool:
-    """exp(x − log Σ exp(x)) is a softmax."""
+    """exp(x − log Σ exp(x)) is a softmax, with a sink if constants stand beside x in the sum."""
     made = w.forms.made_by(w.forms.plain(eqn.data[0]), Op.SUB) if eqn.op is Op.EXP else None
     if made is None or len(made.data) != 2:
         return False
     x, total = made.data
     scale = w.forms.made_by(w.forms.place(total).core, Op.LOG_SUM_EXP)
-    if scale is None or len(scale.data) != 1 or not w.forms.same(x, scale.data[0]):
+    if scale is None or len(scale.data) != 1 or not _is_all_of(w, x, scale.data[0]):
         return False
     group = scale.params["group"]
     if x.shape != eqn.output.shape or not w.forms.is_steady(total, group):
         return False
     return w.read_as(eqn, ADDED[Op.SOFTMAX], [unshifted(w, x, group)], group=group)
+
+
+def _is_all_of(w: Writer, x: Var, whole: Var) -> bool:
+    """Tell whether a value is another, or all of it that depends on the inputs."""
+    joined = w.forms.made_by(w.forms.plain(whole), Op.CONCATENATE)
+    if joined is None:
+        return w.forms.same(x, whole)
+    parts = [v for v in joined.inputs if v in w.dependent]
+    return len(parts) == 1 and w.forms.same(x, parts[0])
 
 
 def log_add_exp(w: Writer, eqn: Equation) -> bool:

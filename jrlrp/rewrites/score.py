@@ -18,6 +18,7 @@ from jrlrp.primitives.row import Axis, Op
 from jrlrp.primitives.table import named
 from jrlrp.rewrites.curves import Curve, between, one_source
 from jrlrp.rewrites.labels import Labels
+from jrlrp.trace import compat
 from jrlrp.trace.control import ControlFlow
 from jrlrp.trace.groups import Axes, Group
 from jrlrp.trace.program import Added, Equation, Literal, Program, Var
@@ -28,7 +29,7 @@ _FUNCTIONS: Mapping[Op, Callable] = {Op.NEG: operator.neg, Op.SUB: operator.sub,
 def explain_at_score(program: Program, explained: int) -> tuple[Program, tuple[Var, ...]]:
     """Return the variables that the first `explained` outputs are explained at, and the program that makes them."""
     dependent = dependent_on(program, program.inputs)
-    return _at_score(program, Facts(program), dependent, program.outputs[:explained])
+    return compat.with_numbers(lambda: _at_score(program, Facts(program), dependent, program.outputs[:explained]))
 
 
 def _at_score(
@@ -167,9 +168,11 @@ class _Search:
             sign = 1 if x is eqn.inputs[0] else -1
             made = self.definition.get(self.labels.core(total))
             if made is not None and made.op is Op.LOG_SUM_EXP and len(made.data) == 1:
-                whole = self.labels.uncast(made.data[0])
-                if self.labels.uncast(x) is whole:
-                    return x, made.params["group"], sign
+                whole = made.data[0]
+                if self.labels.same(x, whole):
+                    group = made.params["group"]
+                    beside = not isinstance(group, Axes) or not self.facts.varying(total) & group.dims
+                    return (x, group, sign) if beside else None
                 if self.labels.is_part_of(x, whole):
                     return x, None, sign
         return None
@@ -184,7 +187,7 @@ class _Search:
         else:
             return None
         first, second = (self._softmax_of(v, logarithm) for v in pair)
-        if first is None or first is not second:
+        if first is None or second is None or not self.labels.same(first, second):
             return None
         scores = [self.score(v) for v in pair]
         return [v for v in scores if v is not None] if None not in scores else None
@@ -193,9 +196,9 @@ class _Search:
         """Return the logits that a value is moved or picked from the softmax (or the logarithm of that) of."""
         while (eqn := self.definition.get(v)) is not None:
             if eqn.op is Op.SUB and logarithm and (found := self._log_probability(eqn)) is not None:
-                return self.labels.uncast(found[0]) if found[1] is not None and found[2] > 0 else None
+                return found[0] if found[1] is not None and found[2] > 0 else None
             if eqn.op is Op.SOFTMAX:
-                return None if logarithm else self.labels.uncast(eqn.data[0])
+                return None if logarithm else eqn.data[0]
             if eqn.op is Op.LOG and logarithm:
                 logarithm = False
             elif eqn.op is not Op.CAST and not (eqn.row.moves and len(eqn.data) == 1):
@@ -208,8 +211,8 @@ class _Search:
 
         Weights of which nothing is known are those of labels if the output falls as the probabilities rise: a loss.
         """
-        axes = [(Axis(d, 0), True) for d in group.dims] if isinstance(group, Axes) else []
-        classes, weighted, unknown = [axis for axis, _ in axes], False, False
+        classes = [Axis(d, 0) for d in group.dims] if isinstance(group, Axes) else []
+        weighted = unknown = False
         for step in reversed(steps):
             sign *= step.sign
             eqn = step.equation

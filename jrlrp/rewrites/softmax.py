@@ -82,6 +82,8 @@ def _mask(w: Writer, eqn: Equation) -> tuple[tuple[Place, bool], Var] | None:
 
 def _divisions(w: Writer, v: Var) -> list[tuple[Total, Product]]:
     """Return the totals that a product is divided by, each with the product of all else."""
+    if not w.forms.may_cancel(v):
+        return []
     number, powers = w.forms.factors(v)
     found = []
     for place, power in powers.items():

@@ -42,8 +42,8 @@ def opened(eqn: Equation) -> Program:
         if v in made and v not in own:
             own[v] = out
         else:  # an input, a literal, or an output that there is twice
-            copy = (named("copy"), (own.get(v, v),), (out,), {}, eqn.path, eqn.source, None)
-            copies.append(Added(*copy, function=lambda x, out=out: [jnp.asarray(x, out.dtype)]))
+            cast = lambda x, out=out: [jnp.asarray(x, out.dtype)]
+            copies.append(Added(named("copy"), (own.get(v, v),), (out,), {}, eqn.path, eqn.source, None, function=cast))
     equations = (
         replace(inner.reading(own), outputs=tuple(own.get(v, v) for v in inner.outputs)) for inner in inliner.equations
     )
@@ -119,9 +119,7 @@ class _Inliner:
             scope.update(zip(eqn.outvars, outputs, strict=True))
         return [read(v) for v in jaxpr.outvars]
 
-    def _body(
-        self, jaxpr: Any, layout: compat.Layout, path: str, source: str, mesh: Mapping[str, int]
-    ) -> Body:
+    def _body(self, jaxpr: Any, layout: compat.Layout, path: str, source: str, mesh: Mapping[str, int]) -> Body:
         jaxpr, consts = compat.parts(jaxpr)
         inner = _Inliner(self.declared, self.keep_custom, mesh)
         inputs = tuple(_variable(v) for v in jaxpr.invars)

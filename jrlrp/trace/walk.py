@@ -87,7 +87,7 @@ class Walk(Generic[V]):
                 continue
             inside = self._around(step, flow, number, body, values)
             # What goes round comes out as it entered the last turn: a loop may make none.
-            ends = {out: v for out, v in body.carried} if self.forward else {v: out for out, v in body.carried}
+            ends = dict(body.carried) if self.forward else {v: out for out, v in body.carried}
             starts = body.program.inputs if self.forward else body.program.outputs
             for k, outer, inner in self._ports(flow, body, entering=False):
                 value = self.entered[body].get(starts[ends[k]]) if k in ends else self.look(inside, inner)
@@ -102,9 +102,7 @@ class Walk(Generic[V]):
         repeats = body.repeats if self.forward else [(v, out) for out, v in body.repeats]
         coming: dict[Var, V] = {}
         ports = self._ports(flow, body, entering=True)
-        self._collect(
-            coming, [(v, self.enter(flow, body, k, self.look(values, outer), v)) for k, outer, v in ports]
-        )
+        self._collect(coming, [(v, self.enter(flow, body, k, self.look(values, outer), v)) for k, outer, v in ports])
         while self._take_in(body, entered, coming):
             inside = self.over(self.body_steps(step, number), entered)
             coming = {}

@@ -288,3 +288,48 @@ def test_a_score_that_is_nan_is_not_explained_by_finite_numbers_in_silence(rules
         except jrlrp.JrlrpError:
             return
     assert np.isnan(r).any() or any(issubclass(w.category, jrlrp.JrlrpWarning) for w in caught)
+
+
+def test_derivatives_of_relevance_see_what_was_held():
+    """A statistic that divides elsewhere than it was made hands nothing back, but the map depends on it."""
+    w, v = np.random.default_rng(3).normal(size=(2, 3)), np.random.default_rng(4).normal(size=(4, 2))
+    f = lambda x: (x @ w) / jnp.sqrt((x * x).mean(-1, keepdims=True))
+    for wrap in (lambda g: g, jax.jit, jax.checkpoint):
+        r = wrap(jrlrp.relevance(f, rules=jrlrp.epsilon(), target=1))
+        score = lambda x, r=r: (r(x) * v).sum()
+        steps = 1e-6 * np.eye(8).reshape(8, 4, 2)
+        differences = [(score(X + h) - score(X - h)) / 2e-6 for h in steps]
+        np.testing.assert_allclose(jax.grad(score)(X).ravel(), differences, rtol=1e-5, atol=1e-8)
+
+
+def test_an_example_whose_score_is_nan_spoils_no_other():
+    f = lambda x: jnp.sqrt(x @ np.array([1.0, -2.0]))[:, None] * np.ones(2)
+    x = np.array([[1.0, 2.0], [5.0, 1.0], [6.0, 1.0]])
+    for order in (slice(None), slice(None, None, -1)):
+        for wrap in (lambda g: g, jax.jit):
+            r = wrap(jrlrp.relevance(lambda x, order=order: f(x)[order], rules=jrlrp.epsilon()))(x)
+            np.testing.assert_array_equal(np.isnan(r), [[True] * 2, [False] * 2, [False] * 2])
+
+
+@pytest.mark.parametrize("of", ["branch", "turn"])
+def test_what_depends_on_no_input_inside_control_flow_is_accounted_for(of):
+    if of == "branch":
+        f = lambda x: jax.lax.cond(x[0, 0] > 5, lambda x: x.sum(0), lambda x: jnp.full(2, 3.0), x) * 2
+    else:
+        f = lambda x: jax.lax.scan(lambda c, t: (jnp.full(2, 2.0), c + t), x[0], x)[1].sum(0)
+    for rules in (jrlrp.epsilon(), jrlrp.gradient_times_input()):
+        audit = jrlrp.audit(lambda x: f(x) + x[1], X, rules=rules)
+        assert abs(audit.gap) < 1e-9
+        assert str(audit)
+
+
+def test_a_plan_is_linear_in_products_and_polynomials():
+    def product(count):
+        return lambda x: functools.reduce(lambda y, k: y * x, range(count), x)
+
+    def horner(count):
+        return lambda x: functools.reduce(lambda y, k: y * x + 0.5, range(count), x)
+
+    for kind in (product, horner):
+        short, long = seconds(kind(100), X), seconds(kind(800), X)
+        assert long < 14 * short, (short, long)

@@ -194,6 +194,76 @@ def test_a_difference_of_logs_is_one_of_logits(rules):
         close(jrlrp.relevance(lambda x: ratio(logits(x)), rules=rules)(INPUT), expected, 1e-7)  # noqa: B023
 
 
+LABELS = np.array([0, 2, 1, 1, 0])
+ONE_HOT, BINARY = np.eye(3)[LABELS], LABELS > 0
+pick = lambda z: jnp.take_along_axis(z, LABELS[:, None], 1)[:, 0]
+binary = lambda z: z[:, 0] * (1 - 2 * BINARY)
+
+
+def binary_by_hand(z, y=BINARY * 1):
+    p = jax.nn.sigmoid(z[:, 0])
+    return -(y * jnp.log(p) + (1 - y) * jnp.log(1 - p))
+
+
+# Losses of a batch of logits, and what of the logits they are explained as.
+LOSSES = {
+    "integer": (
+        lambda z: optax.softmax_cross_entropy_with_integer_labels(z, LABELS).mean(),
+        lambda z: -pick(z).mean(),
+    ),
+    "one-hot": (lambda z: optax.softmax_cross_entropy(z, ONE_HOT).mean(), lambda z: -pick(z).mean()),
+    "by hand": (
+        lambda z: -jnp.mean(jnp.sum(ONE_HOT * jnp.log(jax.nn.softmax(z) + 1e-7), -1)),
+        lambda z: -pick(z).mean(),
+    ),
+    "likelihood": (
+        lambda z: jnp.sum(jax.nn.one_hot(LABELS, 3) * jax.nn.log_softmax(z), -1).sum(),
+        lambda z: pick(z).sum(),
+    ),
+    "where": (lambda z: jnp.where(ONE_HOT > 0, jax.nn.log_softmax(z), 0).sum(), lambda z: pick(z).sum()),
+    "picked by a product": (lambda z: (jax.nn.softmax(z) * jax.nn.one_hot(LABELS, 3)).sum(-1), pick),
+    "picked by einsum": (lambda z: jnp.einsum("bk,bk->b", jax.nn.softmax(z), jax.nn.one_hot(LABELS, 3)), pick),
+    "under vmap": (lambda z: jax.vmap(lambda z, y: -jax.nn.log_softmax(z)[y])(z, LABELS), lambda z: -pick(z)),
+    "logit less log-sum-exp": (lambda z: z[:, 1] - jax.nn.logsumexp(z, -1), lambda z: z[:, 1]),
+    "binary": (lambda z: optax.sigmoid_binary_cross_entropy(z[:, 0], BINARY * 1.0).mean(), lambda z: binary(z).mean()),
+    "binary by hand": (binary_by_hand, binary),
+    "binary, labels that JAX computes": (lambda z: binary_by_hand(z, jnp.asarray(BINARY, jnp.int32)), binary),
+    "log-odds": (lambda z: jax.scipy.special.logit(jax.nn.sigmoid(z)), lambda z: z),
+    "highest of the complements": (lambda z: (1 - jax.nn.softmax(z)).max(-1), lambda z: (-z).max(-1)),
+    "lowest": (lambda z: jax.nn.softmax(z).min(-1), lambda z: z.min(-1)),
+    "split": (lambda z: jnp.log(jnp.split(jax.nn.softmax(z), 3, -1)[1]), lambda z: z[:, 1:2]),
+    "in a scan": (
+        lambda z: jax.lax.scan(lambda c, t: (c, -jax.nn.log_softmax(t[0])[t[1]]), 0.0, (z, LABELS))[1].mean(),
+        lambda z: -pick(z).mean(),
+    ),
+    "after a loop": (lambda z: jnp.log(jax.lax.map(jax.nn.softmax, z) + 1e-6), lambda z: z),
+}
+
+
+@pytest.mark.parametrize("rules", [None, jrlrp.epsilon()], ids=["default", "epsilon"])
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_label_s_loss_is_explained_at_its_logit(name, rules):
+    x = np.random.default_rng(3).normal(size=(5, 4))
+    loss, score = LOSSES[name]
+    r, expected = (
+        jax.jit(jrlrp.relevance(lambda x: f(logits(x)), target="all", rules=rules))(x)  # noqa: B023
+        for f in (loss, score)
+    )
+    close(r, expected, 1e-4)  # a sum over labels has a stabiliser of its own
+
+
+def test_a_head_ends_where_the_network_s_own_function_begins():
+    net = lambda x: jax.nn.relu(x @ LAYER)
+    for head, same in (
+        (lambda h: jnp.exp(h), lambda h: h),
+        (lambda h: jax.nn.sigmoid(h.mean()), lambda h: h.mean()),
+        (lambda h: jnp.log(1 + h), jnp.log1p),
+        (lambda h: jax.nn.log_softmax(h) @ np.array([1.0, 2, 0, 1, -1, 3]),) * 2,
+    ):
+        r, expected = (jrlrp.relevance(lambda x: f(net(x)))(INPUT) for f in (head, same))  # noqa: B023
+        close(r, expected)
+
+
 def test_the_mean_of_two_softmaxes_is_not_lost_in_silence():
     """Of no one logit: it may be refused, but not explained as nothing."""
     f = lambda x: (jax.nn.softmax(logits(x)) + jax.nn.softmax(jnp.tanh(x @ LAYER) @ NET)) / 2

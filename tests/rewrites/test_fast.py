@@ -7,8 +7,8 @@ import pytest
 from jax.sharding import Mesh, PartitionSpec
 
 import jrlrp
-from jrlrp.rewrites.spell_out import spelled_out
 from jrlrp.rewrites.fast import DepthwiseConv, MaxPool
+from jrlrp.rewrites.spell_out import spelled_out
 from jrlrp.trace.inline import trace
 
 RNG = np.random.default_rng(0)
