@@ -283,7 +283,7 @@ def trace_function(fun: Callable, args: Sequence[Any], kwargs: Mapping[str, Any]
         program = expanded(program)
     integers = [v for v in own if jnp.issubdtype(v.dtype, jnp.integer)]
     program, carriers, ids = add_carriers(program, integers, gradient)
-    graph = build(program, [carriers.get(v, v) for v in own], outputs, ids)
+    graph = build(program, [carriers.get(v, v) for v in own], outputs, ids, gradient)
     if options.target is not None:
         options.target.check(graph.outputs, per_example=_is_per_example(graph, own))
     return Traced(graph, names, options, leaves, in_tree, trees["out"], trees["aux"])

@@ -44,7 +44,11 @@ _ALONE: dict[str, tuple[Any, str]] = {
 
 
 def build(
-    program: Program, explained: Sequence[Var], outputs: Sequence[Var], ids: frozenset[Var] = frozenset()
+    program: Program,
+    explained: Sequence[Var],
+    outputs: Sequence[Var],
+    ids: frozenset[Var] = frozenset(),
+    gradient: bool = False,
 ) -> Graph:
     """Group a program's equations into nodes.
 
@@ -53,6 +57,7 @@ def build(
       explained: the inputs whose relevance is wanted.
       outputs: the variables that relevance starts from.
       ids: the integers that have a carrier.
+      gradient: gradients pass the nodes, so that no statistic may be held.
     """
     program, same = spelled_out(program, explained)
     outputs = [same.get(v, v) for v in outputs]
@@ -60,7 +65,7 @@ def build(
     activity = activity_of(program, explained, outputs, ids)
     batch = batch_of(program, explained, activity.active, facts)
     flow = flow_of(program, activity, explained, outputs, facts)
-    read = with_normalisations(flow)
+    read = program if gradient else with_normalisations(flow)
     if read is not program:
         program, facts = read, Facts(read)
         activity = activity_of(program, explained, outputs, ids)
