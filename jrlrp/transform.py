@@ -315,8 +315,10 @@ def _is_per_example(graph: Graph, inputs: Sequence[Var]) -> bool:
     """Tell whether the output is one score for each example of a batch: of vectors, at least."""
     if len(graph.outputs) != 1 or graph.outputs[0].ndim != 1 or not any(v.ndim > 1 for v in inputs):
         return False
-    axis = graph.batch.axes.get(graph.outputs[0])
-    return axis is not None and axis.is_whole
+    slots = graph.batch.slots.get(graph.outputs[0])
+    if slots is None or not slots.axis.is_whole or slots.axis.size != max(v.shape[0] for v in inputs if v.ndim):
+        return False
+    return slots.numbers is None or len(set(slots.numbers)) == slots.axis.size  # each example once
 
 
 def _check_leaves(arguments: tuple[Any, ...], indices: Sequence[int]) -> tuple[str, ...]:

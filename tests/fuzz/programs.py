@@ -130,6 +130,14 @@ class Program:
         return "\n".join([*lines, f"    # head {self.head!r}, ending {self.ending!r}"])
 
 
+# Spellings whose maps are known to be others than the plain one's; `CHANGELOG.md` names them.
+TO_COME = {
+    ("conv", "padded before"),  # the flat rule counts the zeros as inputs
+    ("share of a total", "divided last"),
+    ("three factors", "prod"),  # a product over an axis has no rule
+}
+
+
 def plain(step: Step) -> Step:
     """Return a step whose operation, and those inside it, are in their first spelling."""
     return replace(step, spelling=next(iter(OPERATIONS[step.name].spellings)), inner=tuple(map(plain, step.inner)))
@@ -151,7 +159,8 @@ def draw_step(random: Random, names: Sequence[str], depth: int = 2) -> Step:
     operation = OPERATIONS[name]
     inside = NAMES if operation.inner == 1 and depth > 1 else SIMPLE
     inner = tuple(draw_step(random, inside, depth - 1) for _ in range(operation.inner))
-    return Step(name, random.choice(list(operation.spellings)), random.randrange(10), inner)
+    spellings = [spelling for spelling in operation.spellings if (name, spelling) not in TO_COME]
+    return Step(name, random.choice(spellings), random.randrange(10), inner)
 
 
 def draw_program(random: Random) -> Program:
