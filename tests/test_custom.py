@@ -141,13 +141,15 @@ def test_a_primitive_gets_a_rule_for_good():
     np.testing.assert_allclose(jrlrp.relevance(ROOT)(X), expected)
     jrlrp.register_rule(jax.lax.tanh_p, jrlrp.Block())
     assert [node.kind for node in jrlrp.plan(lambda x: jnp.tanh(x) * 2.0, X).nodes] == ["custom", "factor"]
-    assert not np.any(jrlrp.relevance(jnp.tanh, target="all")(X))
+    with pytest.raises(jrlrp.UnreachedError, match="custom tanh"):
+        jrlrp.relevance(jnp.tanh, target="all")(X)
 
 
 @pytest.mark.parametrize("rule", [jrlrp.Pass(), jrlrp.Gradient(), jrlrp.Block()])
 def test_rules_that_ask_nothing_of_a_node_serve_primitives(rule):
-    r = jrlrp.relevance(ROOT, primitives={"cholesky": rule}, rules=jrlrp.epsilon())(X)
-    assert np.isfinite(r).all()
+    beside = lambda x: ROOT(x) + x.sum()  # which Block leaves
+    r = jrlrp.relevance(beside, primitives={"cholesky": rule}, rules=jrlrp.epsilon())(X)
+    assert np.isfinite(r).all() and np.any(r)
 
 
 def test_a_primitive_gets_a_kind_for_one_call():
@@ -163,7 +165,7 @@ def test_a_primitive_gets_a_kind_for_one_call():
         (lambda: jrlrp.register_rule("cholesky", jrlrp.Epsilon()), "a rule that serves any node"),
         (lambda: jrlrp.register_kind("cholesky", HALVED), "Rules go to register_rule"),
         (lambda: jrlrp.relevance(ROOT, primitives=["cholesky"]), "expected a mapping"),
-        (lambda: jrlrp.relevance(ROOT, primitives={"cholesky": "magic"}), "expected one of curve"),
+        (lambda: jrlrp.relevance(ROOT, primitives={"cholesky": "magic"}), "expected one of activation"),
         (lambda: jrlrp.relevance(ROOT, primitives={3: HALVED}), "a JAX primitive or its name"),
     ],
 )
