@@ -135,6 +135,7 @@ TO_COME = {
     ("conv", "padded before"),  # the flat rule counts the zeros as inputs
     ("share of a total", "divided last"),
     ("three factors", "prod"),  # a product over an axis has no rule
+    ("instance norm", "std"),  # a root by hypot
 }
 
 
