@@ -43,6 +43,10 @@ def _named(node: Node, path: str) -> bool:
     return path in names or any(fnmatchcase(given, path) for given in names)
 
 
+# What a predicate raises that was not written for every node; any other error of a user's is left alone.
+_OF_A_PREDICATE = (AttributeError, ArithmeticError, AssertionError, LookupError, TypeError, ValueError)
+
+
 def holds(predicate: Callable[[Node], Any], node: Node) -> bool:
     """Tell whether a user's predicate holds for a node, or raise ArgumentError if that cannot be told."""
     shown = getattr(predicate, "__name__", repr(predicate))
@@ -50,14 +54,14 @@ def holds(predicate: Callable[[Node], Any], node: Node) -> bool:
         held = predicate(node)
     except JrlrpError:
         raise
-    except Exception as error:
+    except _OF_A_PREDICATE as error:
         raise ArgumentError(
             f"the predicate {shown} of a composite raised {type(error).__name__}: {error}, for the {node.kind} "
             f"{describe(node)}; it gets each node that the rest of the entry fits, of any shape and kind."
         ) from error
     try:
         return bool(held)
-    except Exception as error:
+    except (TypeError, ValueError) as error:  # as arrays of several entries, traced or not, raise
         raise ArgumentError(
             f"the predicate {shown} of a composite returned {brief(held)} for the {node.kind} {describe(node)}; "
             "expected True or False."

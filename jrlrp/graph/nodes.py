@@ -21,7 +21,6 @@ KINDS = tuple(
     """conv dense linear fixed scale average_pool max_pool normalisation activation factor sum product softmax
     log_sum_exp movement embedding custom scan cond remat shard_map opaque""".split()
 )
-CONTROL = ("scan", "cond", "remat", "shard_map")
 GROUPS = {"affine": AFFINE, "pool": POOL}
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Any, Protocol
+from typing import Any
 
 from jrlrp.primitives.intervals import Interval
 
@@ -102,15 +102,6 @@ ROW_KINDS = {
     "ends": "relevance ends here",
     "opaque": "no rule explains it",
 }
-
-
-class Applied(Protocol):
-    """An equation, as far as a row looks at it."""
-
-    row: "Row"
-    inputs: Any
-    outputs: Any
-    params: Any
 
 
 @dataclass(frozen=True)

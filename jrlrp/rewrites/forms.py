@@ -1,6 +1,5 @@
 """Values seen through what does not change them: the vocabulary in which rewrites compare two spellings."""
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -287,8 +286,3 @@ def _dimensions(eqn: Equation, x: Var, v: Var) -> list[int | None] | None:
 
 def _only_ones_differ(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
     return [n for n in a if n != 1] == [n for n in b if n != 1]
-
-
-def is_one(number: float, dtype: object) -> bool:
-    """Tell whether a number is 1 but for rounding, in the arithmetic of a dtype."""
-    return math.isclose(number, 1.0, rel_tol=8 * float(jnp.finfo(dtype).eps))

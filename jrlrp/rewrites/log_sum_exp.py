@@ -24,7 +24,7 @@ def log_sum_exp(w: Writer, eqn: Equation) -> bool:
         part, dims, _ = found
         rows = math.prod(n for d, n in enumerate(part.shape) if d not in dims)
         logits = logits_of(w, part, None) if eqn.output.size == rows else None
-        return logits is not None and w.read_as(eqn, ADDED[Op.LOG_SUM_EXP], [logits], group=Axes(dims), shift=())
+        return logits is not None and w.read_as(eqn, ADDED[Op.LOG_SUM_EXP], [logits], group=Axes(dims))
     if eqn.op not in (Op.ADD, Op.SUB):
         return False
     for k, v in enumerate(eqn.inputs):

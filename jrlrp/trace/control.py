@@ -37,11 +37,6 @@ class ControlFlow(Equation):
         """Return the operands that a body gets, each with the input that it is (or begins as) inside."""
         return [(self.inputs[k], v) for k, v in zip(body.operands, body.program.inputs, strict=True)]
 
-    def exits(self, body: Body) -> list[tuple[Var, Var]]:
-        """Return the outputs that come out of a body, each with what it is inside."""
-        pairs = zip(body.results, body.program.outputs, strict=True)
-        return [(self.outputs[k], v) for k, v in pairs if k is not None]
-
     @property
     def turns(self) -> int | None:
         """How often the body of a scan runs; None for anything else."""

@@ -1,5 +1,6 @@
 """The one walk over a program and the bodies of its control flow: how a pass finds a value for every variable."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -9,7 +10,7 @@ from jrlrp.trace.program import Var
 V = TypeVar("V")
 
 
-class Walk(Generic[V]):
+class Walk(ABC, Generic[V]):
     """A pass: the least fixed point of what its steps make of the values they read.
 
     A subclass says what a step makes (`made`) and how two values of one variable join. Loops are gone round until
@@ -29,9 +30,9 @@ class Walk(Generic[V]):
         self.entered: dict[Body, dict[Var, V]] = {}
         self._rounds: dict[Body, int] = {}
 
+    @abstractmethod
     def made(self, step: Any, values: Mapping[Var, V]) -> Iterable[tuple[Var, V]]:
         """Return the values that a step without bodies gives to its outputs (backwards, to its inputs)."""
-        raise NotImplementedError
 
     def join(self, old: V, new: V) -> V:
         """Return what holds of both."""

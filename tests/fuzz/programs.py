@@ -130,7 +130,7 @@ class Program:
         return "\n".join([*lines, f"    # head {self.head!r}, ending {self.ending!r}"])
 
 
-# Spellings whose maps are known to be others than the plain one's; `CHANGELOG.md` names them.
+# Spellings that are known to get another map than the plain one, for now.
 TO_COME = {
     ("conv", "padded before"),  # the flat rule counts the zeros as inputs
     ("share of a total", "divided last"),
