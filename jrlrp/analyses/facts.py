@@ -53,13 +53,16 @@ class Fact:
 
 
 class Facts(Walk[Fact]):
-    """The facts of all variables of a program and of the bodies of its control flow."""
+    """The facts of all variables of a program and of the bodies of its control flow.
+
+    `integers` are the small arrays of integers that it closes over: indices, say.
+    """
 
     def __init__(self, program: Program):
         super().__init__()
         self.definition: dict[Var, Equation] = {}
-        known = {v: _of_numbers(v, c) for v, c in program.constants.items() if _is_small(c)}
-        self.over(program.equations, known)
+        self.integers = {v: np.asarray(c) for v, c in program.constants.items() if _is_small(c)}
+        self.over(program.equations, {v: _of_numbers(v, c) for v, c in self.integers.items()})
 
     def __getitem__(self, v: Var) -> Fact:
         fact = self.look(self.values, v)
@@ -175,14 +178,13 @@ class Facts(Walk[Fact]):
 
 
 def _is_small(value: Any) -> bool:
-    """Tell whether a constant is a known array of few integers: an index, say."""
-    return isinstance(value, (np.ndarray, jax.Array)) and (
-        not isinstance(value, jax.core.Tracer) and jnp.issubdtype(value.dtype, jnp.integer) and 0 < value.size < 10_000
-    )
+    """Tell whether a constant is a known array of few integers or truth values: an index, say."""
+    if not isinstance(value, (np.ndarray, jax.Array)) or isinstance(value, jax.core.Tracer):
+        return False
+    return (jnp.issubdtype(value.dtype, jnp.integer) or value.dtype == bool) and 0 < value.size < 10_000
 
 
-def _of_numbers(v: Var, value: Any) -> Fact:
-    known = np.asarray(value)
+def _of_numbers(v: Var, known: np.ndarray) -> Fact:
     return replace(_unknown(v), interval=(float(known.min()), float(known.max())))
 
 

@@ -1,6 +1,7 @@
 """The numbers of a node during a run: what a rule sees of it, see `jrlrp.rules.layer`."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -13,7 +14,7 @@ from jrlrp.graph.nodes import Affine, Choice, Custom, LogSumExp, Node, Normalisa
 from jrlrp.primitives.row import Op
 from jrlrp.rules import layer as seen
 from jrlrp.trace.groups import Axes
-from jrlrp.trace.program import Equation, Region, Var, evaluated, read
+from jrlrp.trace.program import Region, Var, evaluated, read
 
 Array = Any
 
@@ -100,7 +101,7 @@ class ProductLayer(Layer, seen.ProductLayer):
         (core,), other = self._node.equations, 1 - k
         v, w = core.inputs[k], Var(core.inputs[other].shape, core.inputs[other].dtype)  # may be one variable: x xᵀ
         pair = (v, w) if k == 0 else (w, v)
-        core = Equation(core.row, pair, core.outputs, core.params, core.path, core.source, core.eqn)
+        core = replace(core, inputs=pair)
         node = Affine(
             kind="dense",
             equations=(core,),

@@ -169,7 +169,7 @@ class LinearLayer(Layer, seen.LinearLayer):
 
     def vector_sizes(self, x: Array, r: Array) -> tuple[Array, Array] | None:
         node: Affine = self._node  # type: ignore[assignment]
-        if node.core is not None and node.core.op is Op.SCATTER_ADD:  # each entry is added to one sum at most
+        if node.core is not None and node.adds_apart:
             r = self._at_core(r, scaled=False)
             core = node.core
             sums = lambda v: self._core(core, v, None)

@@ -215,8 +215,17 @@ class Affine(Node):
         return self.core or self.equations[0]  # what follows may be another module's bias or batch norm
 
     @property
+    def adds_apart(self) -> bool:
+        """Whether each entry is added to one sum at most: in segments, or in windows side by side."""
+        if self.core is None or self.core.op is not Op.WINDOW_SUM:
+            return self.core is not None and self.core.op is Op.SCATTER_ADD
+        sizes, strides = self.core.params["window_dimensions"], self.core.params["window_strides"]
+        windows = zip(sizes, strides, self.core.output.shape, strict=True)
+        return all(size == 1 or stride >= size or count == 1 for size, stride, count in windows)
+
+    @property
     def maps_vectors(self) -> bool:
-        return self.core is not None and self.core.op in (Op.DOT, Op.SUM, Op.SCATTER_ADD)
+        return self.core is not None and (self.core.op in (Op.DOT, Op.SUM) or self.adds_apart)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -39,6 +39,7 @@ class Op(Enum):
     STOP = auto()  # stop_gradient
     CAST = auto()  # the same values in another dtype, on another device, in another layout
     SUM = auto()  # over axes
+    PRODUCT = auto()  # over axes
     WINDOW_SUM = auto()
     CUMULATIVE_SUM = auto()
     MAXIMUM = auto()  # over axes

@@ -242,7 +242,7 @@ _OPAQUE = [
     *unexplained("cholesky eig eigh hessenberg lu qr schur svd householder_product", at.MATRICES),
     *unexplained("tridiagonal tridiagonal_solve custom_lin get swap ragged_all_to_all scatter_mul select_and_scatter"),
     *unexplained("reduce reduce_window"),
-    *unexplained("reduce_prod", at.REDUCE, within.product_over_axes),
+    entry("reduce_prod", Op.PRODUCT, "opaque", at.REDUCE, of_first_output(within.product_over_axes), bends=True),
     *unexplained("cumprod cumlogsumexp", at.ALONG_AXIS),
 ]
 

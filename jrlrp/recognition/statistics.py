@@ -39,9 +39,9 @@ def is_sum(flow: Flow, forms: Forms, eqn: Equation) -> bool:
 
 def _is_square_sum(flow: Flow, forms: Forms, eqn: Equation) -> bool:
     """Tell Σ x·x, written as a matrix product of rows with themselves."""
-    if eqn.op is not Op.DOT or not all(v in flow.active for v in eqn.inputs):
+    if eqn.op is not Op.DOT or not all(v in flow.active for v in eqn.data):
         return False
-    a, b = (forms.place(v) for v in eqn.inputs)
+    a, b = (forms.place(v) for v in eqn.data)
     contract, batch = eqn.params["dimension_numbers"]
     if a.core is not b.core:
         return False
@@ -54,7 +54,7 @@ def _is_fixed_sum(flow: Flow, eqn: Equation) -> bool:
     """Tell a sum written as a matrix product with numbers: a mean, say."""
     if eqn.op is not Op.DOT:
         return False
-    weights = [v for v in eqn.inputs if v not in flow.active]
+    weights = [v for v in eqn.data if v not in flow.active]
     return len(weights) == 1 and flow.facts[weights[0]].fixed and not flow.facts.varying(weights[0])
 
 

@@ -1,15 +1,26 @@
 """Arithmetic in any spelling: what cancels, and mixtures of two values by a gate."""
 
 import math
-from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 
 from jrlrp.primitives.row import Op
 from jrlrp.primitives.table import ADDED, named
 from jrlrp.rewrites.canonical import Writer
-from jrlrp.trace.program import Equation, Literal, Var
+from jrlrp.trace.program import Equation, Literal, Region, Var
+
+
+def reciprocal(w: Writer, eqn: Equation) -> bool:
+    """a · (1 / b) is a / b, and a / (1 / b) is a · b."""
+    if eqn.op not in (Op.MUL, Op.DIV):
+        return False
+    for k in (1, 0) if eqn.op is Op.MUL else (1,):
+        a, made = eqn.data[1 - k], w.forms.made_by(eqn.data[k], Op.DIV, Op.POWER)
+        if made is None or any(v not in w.dependent or v.shape != eqn.output.shape for v in (a, made.data[-1])):
+            continue
+        if w.forms.inverts(made):
+            return w.read_as(eqn, named("div" if eqn.op is Op.MUL else "mul"), [a, made.data[-1]])
+    return False
 
 
 def identity(w: Writer, eqn: Equation) -> bool:
@@ -34,20 +45,24 @@ def identity(w: Writer, eqn: Equation) -> bool:
 
 
 def mixture(w: Writer, eqn: Equation) -> bool:
-    """a + g (b − a) is (1 − g) a + g b, for a gate g in [0, 1]."""
+    """a + g (b − a) is (1 − g) a + g b, and a − g a is (1 − g) a, for a gate g in [0, 1]."""
     if eqn.op not in (Op.ADD, Op.SUB):
         return False
     for k in (0, 1) if eqn.op is Op.ADD else (0,):
-        a, product = eqn.inputs[k], w.forms.made_by(w.forms.plain(eqn.inputs[1 - k]), Op.MUL)
-        if product is None or a not in w.dependent:
+        a, product = eqn.data[k], w.forms.made_by(w.forms.plain(eqn.data[1 - k]), Op.MUL)
+        if product is None or a not in w.dependent or a.shape != eqn.output.shape:
             continue
-        for gate, other in (product.inputs, product.inputs[::-1]):
-            difference = w.forms.made_by(w.forms.plain(other), Op.SUB)
+        for gate, other in (product.data, product.data[::-1]):
             lo, hi = w.facts.interval(gate)
-            if difference is None or gate not in w.dependent or lo < 0 or hi > 1 + 1e-6 or gate.shape != a.shape:
+            if gate not in w.dependent or lo < 0 or hi > 1 + 1e-6 or gate.shape != a.shape:
                 continue
-            b, back = difference.inputs if eqn.op is Op.ADD else difference.inputs[::-1]
-            if w.forms.same(a, back) and b in w.dependent and b.shape == a.shape == eqn.output.shape:
+            if eqn.op is Op.SUB and w.forms.same(a, other):
+                return w.read_as(eqn, named("mul"), [a, _rest(w, gate)])
+            difference = w.forms.made_by(w.forms.plain(other), Op.SUB)
+            if difference is None:
+                continue
+            b, back = difference.data if eqn.op is Op.ADD else difference.data[::-1]
+            if w.forms.same(a, back) and b in w.dependent and b.shape == a.shape:
                 return w.read_as(eqn, named("add"), _mixed(w, a, b, gate))
     return False
 
@@ -57,37 +72,67 @@ def sign(w: Writer, eqn: Equation) -> bool:
     if eqn.op not in (Op.ADD, Op.SUB):
         return False
     for k in (1, 0) if eqn.op is Op.ADD else (1,):
-        a, made = eqn.inputs[1 - k], w.forms.made_by(eqn.inputs[k], Op.NEG)
-        if made is None or any(v not in w.dependent or v.shape != eqn.output.shape for v in (a, made.data[0])):
-            continue
-        return w.read_as(eqn, named("sub" if eqn.op is Op.ADD else "add"), [a, made.data[0]])
+        a, b = eqn.data[1 - k], _negated(w, eqn.data[k])
+        if b is not None and all(v in w.dependent and v.shape == eqn.output.shape for v in (a, b)):
+            return w.read_as(eqn, named("sub" if eqn.op is Op.ADD else "add"), [a, b])
     return False
 
 
-def outer_product(w: Writer, eqn: Equation) -> bool:
-    """A matrix product that sums over nothing is a product entry by entry, of its operands spread out."""
-    if eqn.op is not Op.DOT or any(eqn.params["dimension_numbers"][0]):
+def choice_of_negatives(w: Writer, eqn: Equation) -> bool:
+    """−min(−x) is max(x), and −sort(−x) sorts x the other way round."""
+    if eqn.op is not Op.NEG or w.forms.uses[eqn.data[0]] > 1:
         return False
-    _, batch = eqn.params["dimension_numbers"]
-    free = [[d for d in range(v.ndim) if d not in own] for v, own in zip(eqn.inputs, batch, strict=True)]
-    first = len(batch[0]), len(batch[0]) + len(free[0])
-    spread = []
-    for v, shared, own, start in zip(eqn.inputs, batch, free, first, strict=True):
-        to = {**{d: n for n, d in enumerate(shared)}, **{d: start + n for n, d in enumerate(own)}}
-        spread.append(_spread(w, eqn, v, [to[d] for d in range(v.ndim)]))
-    return w.read_as(eqn, named("mul"), spread)
+    made = w.forms.definition.get(w.forms.plain(eqn.data[0]))
+    if made is None or made.row.kind != "max_pool" or isinstance(made, Region) or eqn.data[0] is not made.output:
+        return False
+    data = [_negated(w, v) for v in made.data]
+    opposite = _OPPOSITES.get(made.op)
+    if None in data or (opposite is None and made.op is not Op.CHOICE):
+        return False
+    row = made.row if opposite is None else named(opposite)
+    return w.read_as(eqn, row, [v for v in data if v is not None], **made.params)
 
 
-def _spread(w: Writer, eqn: Equation, v: Var, to: Sequence[int]) -> Var:
-    """Return a value with its dimensions at `to` among those of an equation's output."""
-    out = eqn.output
-    if v.shape == out.shape and list(to) == list(range(out.ndim)):
-        return v
-    order = sorted(range(v.ndim), key=to.__getitem__)
-    spread = lambda x: jax.lax.broadcast_in_dim(jnp.transpose(x, order), out.shape, [to[d] for d in order])
-    return w.add(named("broadcast_in_dim"), [v], spread, Var(out.shape, v.dtype), to=to, near=eqn)
+_OPPOSITES = {
+    Op.MIN: "max",
+    Op.MAX: "min",
+    Op.MINIMUM: "reduce_max",
+    Op.MAXIMUM: "reduce_min",
+    Op.WINDOW_MINIMUM: "reduce_window_max",
+    Op.WINDOW_MAXIMUM: "reduce_window_min",
+}
+
+
+def _negated(w: Writer, v: Var) -> Var | None:
+    """Return −v, if the program has that: v may be −x moved, or −x − y."""
+    steps: list[Equation] = []
+    u = w.forms.plain(v)
+    while (eqn := w.forms.definition.get(u)) is not None and eqn.row.moves and len(eqn.data) == len(eqn.outputs) == 1:
+        steps.append(eqn)
+        u = w.forms.plain(eqn.data[0])
+    if eqn is None or isinstance(eqn, Region):
+        return None
+    if eqn.op is Op.NEG:
+        x = eqn.data[0]
+    elif eqn.op is Op.SUB and (first := w.forms.made_by(eqn.data[0], Op.NEG)) is not None:
+        data = [first.data[0], eqn.data[1]]
+        if any(y not in w.dependent or y.shape != u.shape for y in data):
+            return None
+        x = w.add(named("add"), data, lambda a, b: a + b, u)
+    else:
+        return None
+    for eqn in reversed(steps):
+        x = w.apply(eqn, x, eqn.output, eqn.data_operands[0])
+    return x
 
 
 def _mixed(w: Writer, a: Var, b: Var, gate: Var) -> list[Var]:
-    rest = w.add(named("sub"), [Literal(1.0, gate.dtype), gate], lambda one, g: 1 - g, gate)
-    return [w.add(named("mul"), [x, g], lambda x, g: x * g, x) for x, g in ((a, rest), (b, gate))]
+    return [w.add(named("mul"), [x, g], lambda x, g: x * g, x) for x, g in ((a, _rest(w, gate)), (b, gate))]
+
+
+def _rest(w: Writer, gate: Var) -> Var:
+    """Return 1 − g."""
+    made = w.forms.made_by(gate, Op.SUB)
+    if made is not None and w.forms.number(made.data[0]) == 1 and made.data[1].shape == gate.shape:
+        return made.data[1]
+    return w.add(named("sub"), [Literal(1.0, gate.dtype), gate], lambda one, g: 1 - g, gate)

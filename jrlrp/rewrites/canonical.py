@@ -15,9 +15,10 @@ from jrlrp.analyses.activity import dependent_on
 from jrlrp.analyses.facts import Facts
 from jrlrp.primitives import axes as at
 from jrlrp.primitives.row import Op, Row
-from jrlrp.rewrites.forms import Forms
+from jrlrp.primitives.table import ADDED, named
+from jrlrp.rewrites.forms import Forms, Place, laid_out
 from jrlrp.trace.control import ControlFlow
-from jrlrp.trace.groups import Segments
+from jrlrp.trace.groups import Group, Segments
 from jrlrp.trace.program import Added, Equation, Literal, Program, Region, Var
 
 # A rewrite gets the writer and an equation; it returns whether it gave the equation's output another meaning.
@@ -30,7 +31,7 @@ def canonical(program: Program, explained: Iterable[Var], passes: Sequence[Seque
     Args:
       program: the program.
       explained: its inputs that are explained.
-      passes: what to try with each equation, the first that fits being taken, in one pass after the other.
+      passes: what to try with each equation in turn, in one pass after the other.
     """
     explained = tuple(explained)
     for rewrites in passes:
@@ -50,7 +51,9 @@ def _rewritten(program: Program, facts: Facts, dependent: set[Var], rewrites: Se
         elif not writer.merge(eqn):
             writer.write(eqn)
             if _is_value(eqn) and eqn.output in dependent:
-                any(rewrite(writer, eqn) for rewrite in rewrites)
+                for rewrite in rewrites:
+                    if rewrite(writer, eqn):
+                        eqn = writer.forms.definition[eqn.output]
     outputs = tuple(writer.same.get(v, v) for v in program.outputs)
     return replace(program, equations=tuple(writer.equations), outputs=outputs)
 
@@ -92,6 +95,7 @@ class Writer:
         self.same: dict[Var, Var] = {}
         self.forms.uses.update(v for eqn in program.equations for v in eqn.inputs)
         self.forms.uses.update(program.outputs)
+        self.forms.multiplied.update(v for eqn in program.equations if eqn.op in _PRODUCTS for v in eqn.inputs)
         self._position: dict[Var, int] = {}
         self._clock = 0
         self._written: set[Var] = set()  # what the user's program does not have
@@ -158,11 +162,42 @@ class Writer:
         self._take(Added(row, tuple(inputs), (out,), params, path, line, None, lambda *x: [function(*x)], places))
         return out
 
+    def add_softmax(self, logits: Var, part: Var, total: Var, group: Group, near: Equation) -> Var:
+        """Write a softmax of logits that is computed as part / total, and return its variable."""
+        out = Var(part.shape, part.dtype)
+        divide = Added(
+            named("div"),
+            (part, total),
+            (out,),
+            {},
+            near.path,
+            near.source,
+            None,
+            lambda p, t: [(p / t).astype(p.dtype)],
+        )
+        held = (part, total, *([group.index] if isinstance(group, Segments) else []))
+        row, params = ADDED[Op.SOFTMAX], {"group": group}
+        self._take(Region(row, (logits, *held), (out,), params, near.path, near.source, None, equations=(divide,)))
+        return out
+
+    def position(self, v: Var) -> int:
+        """Return when a value was written; -1 for the inputs and constants of the program."""
+        return self._position.get(v, -1)
+
+    def laid_out(self, place: Place, like: Var, near: Equation) -> Var:
+        """Write what is seen at a place, in the shape of another variable, and return its variable."""
+        core, dims = place.core, place.dims or (None,) * like.ndim
+        if core.shape == like.shape and all(d in (k, None) for k, d in enumerate(dims)):
+            return core
+        to = [dims.index(d) if d in dims else 0 for d in range(core.ndim)]
+        lay_out = lambda x: laid_out(x, dims, like.shape)
+        return self.add(ADDED[Op.BROADCAST], [core], lay_out, Var(like.shape, core.dtype), to=to, near=near)
+
     def apply(self, eqn: Equation, x: Var, like: Var, k: int = 0) -> Var:
         """Write an equation again with another k-th operand, and return what it makes in place of `like`."""
         outputs = tuple(Var(v.shape, x.dtype if not _changes_dtype(eqn) else v.dtype) for v in eqn.outputs)
         inputs = tuple(x if n == k else v for n, v in enumerate(eqn.inputs))
-        self._take(replace(eqn, inputs=inputs, outputs=outputs))
+        self._take(eqn.again(inputs, outputs))
         return outputs[eqn.outputs.index(like)]
 
     def _take(self, eqn: Equation) -> None:
@@ -190,6 +225,7 @@ class Writer:
         row: Row,
         data: Sequence[Var],
         like: Equation | None = None,
+        function: Callable | None = None,
         **params: Any,
     ) -> bool:
         """Let an equation's output mean another operation.
@@ -199,9 +235,45 @@ class Writer:
           row: the operation.
           data: the variables that it is a function of; all else is held.
           like: an equation of the same primitive with the same parameters, by which a rule may apply it.
+          function: applies it, where there is no such equation and a rule may need to: a linear map.
           params: what the row asks of the equation, if there is no such one.
         """
+        params = params if like is None else like.params
+        self.rewrite(eqn, self._region(eqn, row, data, params, function, None if like is None else like.eqn))
+        return True
+
+    def read_as_turned(
+        self,
+        eqn: Equation,
+        row: Row,
+        data: Sequence[Var],
+        function: Callable,
+        dims: Sequence[int | None],
+        **params: Any,
+    ) -> bool:
+        """Let an equation's output mean what an operation makes, dimension d of it being dimension `dims[d]` of that.
+
+        A dimension of size 1 is new where `dims` says None.
+        """
         (out,) = eqn.outputs
+        kept = {k: d for d, k in enumerate(dims) if k is not None}
+        order = [kept[k] for k in range(len(kept))]
+        if order == list(range(out.ndim)):
+            return self.read_as(eqn, row, data, function=function, **params)
+        raw, turned = Var(out.shape, out.dtype), Var(tuple(out.shape[d] for d in order), out.dtype)
+        back, path, line = lambda x: [laid_out(x, order, turned.shape)], eqn.path, eqn.source
+        turn = Added(ADDED[Op.BROADCAST], (raw,), (turned,), {}, path, line, None, back)
+        region = self._region(replace(eqn, outputs=(raw,)), row, data, params, function, None)
+        self._take(replace(region, outputs=(turned,), equations=(*region.equations, turn)))
+        lay_out = lambda x: [laid_out(x, dims, out.shape)]
+        places = lambda operand, axis: replace(axis, dim=order[axis.dim])
+        self.rewrite(eqn, Added(ADDED[Op.BROADCAST], (turned,), (out,), {}, path, line, None, lay_out, places))
+        return True
+
+    def _region(
+        self, eqn: Equation, row: Row, data: Sequence[Var], params: dict, function: Callable | None, applied: Any
+    ) -> Region:
+        """Return the region that ends at an equation; `applied` is the jaxpr's equation by which a rule applies it."""
         inner = self._between(self._sources(data), eqn)
         made = {v for e in inner for v in e.outputs}
         read = dict.fromkeys(v for e in inner for v in e.inputs if not isinstance(v, Literal))
@@ -209,19 +281,8 @@ class Writer:
         if isinstance(group, Segments):
             read[group.index] = None
         held = tuple(v for v in read if v not in made and v not in data)
-        region = Region(
-            row,
-            (*data, *held),
-            (out,),
-            params if like is None else like.params,
-            eqn.path,
-            eqn.source,
-            None if like is None else like.eqn,
-            equations=inner,
-            count=len(data),
-        )
-        self.rewrite(eqn, region)
-        return True
+        own = (row, (*data, *held), eqn.outputs, params, eqn.path, eqn.source, applied)
+        return Region(*own, equations=inner, count=len(data), function=function)
 
     def _sources(self, data: Sequence[Var]) -> list[Var]:
         """Return variables with those of the user's program that they were written from."""
@@ -261,6 +322,7 @@ def _changes_dtype(eqn: Equation) -> bool:
     return eqn.op is Op.CAST and eqn.inputs[0].dtype != eqn.output.dtype
 
 
+_PRODUCTS = (Op.MUL, Op.DIV)
 _LAYERS = ("dense", "conv", "linear", "average_pool")
 _DEAR = frozenset({Op.DOT, Op.CONV, Op.SCAN, Op.COND, Op.WHILE, Op.REMAT, Op.SHARD_MAP})
 

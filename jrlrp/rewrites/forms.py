@@ -1,11 +1,13 @@
 """Values seen through what does not change them: the vocabulary in which rewrites compare two spellings."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jrlrp.analyses.facts import Facts
 from jrlrp.primitives.axes import image
@@ -13,6 +15,7 @@ from jrlrp.primitives.row import Axis, Op
 from jrlrp.trace.groups import Axes, Group, Segments
 from jrlrp.trace.program import Equation, Literal, Var
 
+_MANY = 32
 _SMALL = 1e-3  # a number added to a sum of parts that is smaller stabilises a division by it, and means nothing else
 
 
@@ -48,7 +51,10 @@ class Forms:
         self.definition: dict[Var, Equation] = {}
         self.uses: Counter[Var] = Counter()
         self._places: dict[Var, Place] = {}
+        self.multiplied: set[Var] = set()  # what the program multiplies or divides
+        self._factors: dict[Var, int] = {}  # how many there are, at most
         self._cancelling: set[Var] = set()
+        self._indices: dict[Hashable, Var] = {}
 
     def take(self, eqn: Equation) -> None:
         """Take in the next equation of the program."""
@@ -57,16 +63,22 @@ class Forms:
             self._places[v] = self._place(eqn, v)
         if self._cancels(eqn):
             self._cancelling.update(eqn.outputs)
+        if eqn.op in (Op.MUL, Op.DIV):
+            self._factors[eqn.output] = sum(self._factors.get(v, 1) for v in eqn.data)
 
     def _cancels(self, eqn: Equation) -> bool:
         if eqn.op is Op.DIV or (eqn.row.exponent is not None and eqn.row.exponent(eqn) < 0):
             return True
-        passes = eqn.op in (Op.MUL, Op.CAST, Op.IDENTITY) or eqn.row.exponent is not None
+        passes = eqn.op is Op.MUL or eqn.row.moves or eqn.row.exponent is not None
         return passes and any(v in self._cancelling or self.number(v) is not None for v in eqn.data)
 
     def may_cancel(self, v: Var) -> bool:
-        """Tell whether a product has divisors or numbers in it, so that factors of it may cancel."""
-        return v in self._cancelling
+        """Tell whether a product has divisors or numbers in it, so that factors of it may cancel.
+
+        Of a long product the parts are not looked at one by one: the whole is.
+        """
+        is_part = v in self.multiplied and self.uses[v] <= 1 and self._factors.get(v, 1) > _MANY
+        return v in self._cancelling and not is_part
 
     def made_by(self, v: Var, *ops: Op) -> Equation | None:
         """Return the equation that makes a value, if it is one of these operations."""
@@ -137,10 +149,17 @@ class Forms:
                 v = made.inputs[1]
             else:
                 break
-        return v
+        return self._indices.setdefault(self._entries(v), v)
+
+    def _entries(self, v: Var) -> Hashable:
+        """Return what two indices have in common that are the same: the variable, or the numbers if these are known."""
+        known = self.facts.integers.get(v)
+        return v if known is None else (known.shape, known.astype(np.int64).tobytes())
 
     def _is_wrapped(self, eqn: Equation) -> bool:
-        """Tell where(i < 0, i + n, i), as indexing makes it of an index."""
+        """Tell where(i < 0, i + n, i), as indexing makes it of an index, or where(False, i + n, i)."""
+        if self.facts.interval(eqn.inputs[0]) == (0, 0):
+            return True
         test, added = self.definition.get(eqn.inputs[0]), self.definition.get(eqn.inputs[2])
         return (
             test is not None
@@ -162,7 +181,7 @@ class Forms:
             place = Place(place.core, (None,) * len(shape))
         if eqn is None or len(place.dims) != len(shape):
             return None
-        if eqn.op in (Op.ADD, Op.MAX) and len(eqn.inputs) == 2:
+        if eqn.op in (Op.ADD, Op.MAX, Op.SELECT) and len(eqn.data) == 2:
             return self._stabilised(eqn, place, shape)
         if eqn.op is Op.GATHER:
             return self._segments(eqn, place)
@@ -205,10 +224,14 @@ class Forms:
         return None
 
     def _stabilised(self, eqn: Equation, place: Place, shape: tuple[int, ...]) -> Total | None:
-        """Return the total that a small number, or the sink of a softmax, is added to."""
-        for a, b in (eqn.inputs, eqn.inputs[::-1]):
+        """Return the total that a small number, or the sink of a softmax, is added to, or a number stands in for."""
+        for a, b in (eqn.data, eqn.data[::-1]):
             number = self.number(b)
             small = number is not None and 0 <= number <= _SMALL and self.facts.interval(a)[0] >= 0
+            if eqn.op is Op.SELECT:
+                small = number is not None  # a guard, that holds where the total is 0
+                if not small:
+                    continue
             if not small and (eqn.op is Op.MAX or self.facts.interval(b)[0] < 0 or self.facts.interval(a)[0] < 0):
                 continue
             inner = self.place(a)
@@ -238,7 +261,9 @@ class Forms:
                 number *= known**power
                 continue
             eqn = self.definition.get(self.plain(u))
-            if eqn is None or not (u is v or self._may_open(eqn, u)):
+            if (moved := self._moved_reciprocal(u)) is not None:
+                powers[moved] = powers.get(moved, 0.0) - power
+            elif eqn is None or not (u is v or self._may_open(eqn, u)):
                 powers[self.place(u)] = powers.get(self.place(u), 0.0) + power
             elif eqn.op is Op.MUL:
                 pending += [(a, power) for a in eqn.data]
@@ -249,6 +274,18 @@ class Forms:
             else:
                 powers[self.place(u)] = powers.get(self.place(u), 0.0) + power
         return number, {place: power for place, power in powers.items() if power}
+
+    def inverts(self, eqn: Equation) -> bool:
+        """Tell 1 / x, and x to the power of −1."""
+        return eqn.row.exponent(eqn) == -1 if eqn.row.exponent is not None else self.number(eqn.inputs[0]) == 1
+
+    def _moved_reciprocal(self, v: Var) -> Place | None:
+        """Return what a value is the reciprocal of, seen where that was moved to."""
+        place = self.place(v)
+        eqn = self.made_by(self.plain(place.core), Op.DIV, Op.POWER) if place.core is not self.plain(v) else None
+        if eqn is None or not self.inverts(eqn) or eqn.data[-1].shape != place.core.shape:
+            return None
+        return self.place(eqn.data[-1]).seen_at(place.dims)
 
     def _exponent(self, eqn: Equation) -> float | None:
         """Return the exponent of a power that distributes over a product."""
@@ -265,6 +302,15 @@ class Forms:
         return scaled or (self.uses[u] <= 1 and self.uses[eqn.output] <= 1)
 
 
+def laid_out(x: jax.Array, dims: Sequence[int | None], shape: Sequence[int]) -> jax.Array:
+    """Return an array of a shape whose dimension d is dimension `dims[d]` of another, new where that is None."""
+    kept = [d for d in dims if d is not None]
+    order = sorted(range(len(kept)), key=kept.__getitem__)
+    x = x[tuple(slice(None) if d in kept else 0 for d in range(x.ndim))]
+    x = jnp.transpose(x, [order.index(k) for k in range(len(kept))])
+    return jnp.broadcast_to(jnp.expand_dims(x, [k for k, d in enumerate(dims) if d is None]), shape)
+
+
 def _keeps_kind(eqn: Equation) -> bool:
     """Tell whether floats stay floats."""
     return jnp.issubdtype(eqn.data[0].dtype, jnp.floating) and jnp.issubdtype(eqn.output.dtype, jnp.floating)
@@ -272,8 +318,9 @@ def _keeps_kind(eqn: Equation) -> bool:
 
 def _dimensions(eqn: Equation, x: Var, v: Var) -> list[int | None] | None:
     """Return which dimension of the operand each of the output's is, None for one that is new; None if they mix."""
-    if eqn.op is Op.BROADCAST and "broadcast_dimensions" in eqn.params:
-        placed = {d: k for k, d in enumerate(eqn.params["broadcast_dimensions"])}
+    if eqn.op is Op.BROADCAST:
+        images = {d: image(eqn, eqn.inputs.index(x), Axis(d, n)) for d, n in enumerate(x.shape)}
+        placed = {there.dim: d for d, there in images.items() if there is not None}
         return [placed.get(d) for d in range(v.ndim)]
     if eqn.op is Op.TRANSPOSE:
         return list(eqn.params["permutation"])

@@ -23,20 +23,21 @@ class Labels:
 
     def weights(self, eqn: Equation) -> tuple[int, Var] | None:
         """Return the operand that an equation multiplies by weights of labels (a choice, say), and these weights."""
-        own = [k for k, v in enumerate(eqn.inputs) if v in self.dependent]
+        operands = eqn.operands
+        own = [k for k, v in enumerate(operands) if v in self.dependent]
         if len(own) != 1:
             return None
         (k,) = own
-        if eqn.op is Op.SELECT and k and len(eqn.inputs) == 3 and self._is_zero(eqn.inputs[3 - k]):
-            return k, eqn.inputs[0]
-        if any(v not in self.dependent and self.facts[v].number for v in eqn.inputs):
+        if eqn.op is Op.SELECT and k and len(operands) == 3 and self._is_zero(operands[3 - k]):
+            return k, operands[0]
+        if any(v not in self.dependent and self.facts[v].number for v in operands):
             return None
-        if eqn.op is Op.MUL and eqn.inputs[k].shape == eqn.output.shape:
-            return k, eqn.inputs[1 - k]
+        if eqn.op is Op.MUL and operands[k].shape == eqn.output.shape:
+            return k, operands[1 - k]
         if eqn.op is Op.DOT:
             contract, batch = eqn.params["dimension_numbers"]
-            whole = len(contract[1 - k]) + len(batch[1 - k]) == eqn.inputs[1 - k].ndim
-            return (k, eqn.inputs[1 - k]) if whole else None
+            whole = len(contract[1 - k]) + len(batch[1 - k]) == operands[1 - k].ndim
+            return (k, operands[1 - k]) if whole else None
         return None
 
     def _is_zero(self, v: Var) -> bool:

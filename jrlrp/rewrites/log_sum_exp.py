@@ -27,12 +27,12 @@ def log_sum_exp(w: Writer, eqn: Equation) -> bool:
         return logits is not None and w.read_as(eqn, ADDED[Op.LOG_SUM_EXP], [logits], group=Axes(dims))
     if eqn.op not in (Op.ADD, Op.SUB):
         return False
-    for k, v in enumerate(eqn.inputs):
+    for k, v in enumerate(eqn.data):
         made = w.forms.made_by(w.forms.place(v).core, Op.LOG_SUM_EXP)
         if made is None or (eqn.op is Op.SUB and k == 1) or len(made.data) > 1:
             continue
         _, shifts = peeled(w, made.data[0], made.params["group"])
-        back = {(core, -sign) for core, sign in terms_of(w, eqn.inputs[1 - k], 1 if eqn.op is Op.ADD else -1)}
+        back = {(core, -sign) for core, sign in terms_of(w, eqn.data[1 - k], 1 if eqn.op is Op.ADD else -1)}
         if shifts and back == shifts and eqn.output.size == made.output.size:
             logits = unshifted(w, made.data[0], made.params["group"])
             return w.read_as(eqn, made.row, [logits], group=made.params["group"])
@@ -43,7 +43,7 @@ def _log_softmax(w: Writer, eqn: Equation) -> bool:
     """x − log Σ exp(x), or its negative, whatever both were shifted by: a sum of the two."""
     if eqn.op is not Op.SUB:
         return False
-    for sign, (x, total) in ((1, eqn.inputs), (-1, eqn.inputs[::-1])):
+    for sign, (x, total) in ((1, eqn.data), (-1, eqn.data[::-1])):
         made = w.forms.made_by(w.forms.place(total).core, Op.LOG_SUM_EXP)
         if made is None or len(made.data) > 1 or x.shape != eqn.output.shape or x.shape != made.data[0].shape:
             continue
@@ -106,7 +106,7 @@ def _is_all_of(w: Writer, x: Var, whole: Var) -> bool:
 
 def log_add_exp(w: Writer, eqn: Equation) -> bool:
     """log(exp(a) + exp(b)), by max(a, b) + log1p(exp(−|a − b|))."""
-    for a, b in (eqn.inputs, eqn.inputs[::-1]) if eqn.op is Op.ADD else ():
+    for a, b in (eqn.data, eqn.data[::-1]) if eqn.op is Op.ADD else ():
         larger, rest = w.forms.made_by(w.forms.plain(a), Op.MAX), w.forms.made_by(w.forms.plain(b), Op.LOG1P)
         chain = rest
         for op in (Op.EXP, Op.NEG, Op.ABS, Op.SUB):

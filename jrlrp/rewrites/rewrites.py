@@ -1,23 +1,29 @@
-"""The rewrites: passes over a program, each with the rewrites that are tried with an equation, in order."""
+"""The rewrites: passes over a program, each with the rewrites that are tried with each equation, in order."""
 
-from jrlrp.rewrites import arithmetic, exponentials, log_sum_exp, softmax, sums
+from jrlrp.rewrites import arithmetic, exponentials, late_division, log_sum_exp, matrix_products, softmax, sums
 from jrlrp.rewrites.canonical import Rewrite
 
 PASSES: tuple[tuple[Rewrite, ...], ...] = (
     (
+        matrix_products.outer_product,
+        matrix_products.sum_of_products,
         exponentials.exponential,
         exponentials.exponential_less_one,
         sums.moved_reciprocal,
+        sums.sum_of_a_stack,
+        sums.factor_of_a_sum,
         sums.masked_sum,
+        sums.padded,
         softmax.share,
-        softmax.divided_after_product,
+        late_division.divided_late,
         log_sum_exp.exponential_of_logarithm,
         log_sum_exp.logarithm_of_softmax,
         log_sum_exp.log_sum_exp,
         log_sum_exp.log_add_exp,
         arithmetic.identity,
+        arithmetic.reciprocal,
         arithmetic.sign,
-        arithmetic.outer_product,
+        arithmetic.choice_of_negatives,
         arithmetic.mixture,
     ),
     (exponentials.shift_under_exponential,),

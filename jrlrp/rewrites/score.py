@@ -263,7 +263,7 @@ class _Search:
                 v, sign = self._add("neg", [v]), 1
             outputs = tuple(Var(out.shape, v.dtype) for out in eqn.outputs)
             inputs = tuple(v if k == step.operand else x for k, x in enumerate(eqn.inputs))
-            self.added.append(replace(eqn, inputs=inputs, outputs=outputs))
+            self.added.append(eqn.again(inputs, outputs))
             v = outputs[step.place]
         return v if sign > 0 else self._add("neg", [v])
 

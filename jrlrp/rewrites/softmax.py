@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -21,7 +20,7 @@ from jrlrp.rewrites.canonical import Writer
 from jrlrp.rewrites.forms import Place, Total
 from jrlrp.rewrites.shifts import peeled, terms_of, unshifted
 from jrlrp.trace.groups import Axes, Group
-from jrlrp.trace.program import Equation, Literal, Region, Var
+from jrlrp.trace.program import Equation, Literal, Var
 
 Masks = frozenset[tuple[Place, bool]]
 Product = tuple[float, dict[Place, float]]  # a number, and the powers of values
@@ -72,7 +71,7 @@ def _mask(w: Writer, eqn: Equation) -> tuple[tuple[Place, bool], Var] | None:
         for k, kept in ((1, 2), (2, 1)):
             if w.forms.number(eqn.inputs[k]) == 0:
                 return (w.forms.place(eqn.inputs[0]), kept == 2), eqn.inputs[kept]
-    for a, b in (eqn.inputs, eqn.inputs[::-1]) if eqn.op is Op.MUL else ():
+    for a, b in (eqn.data, eqn.data[::-1]) if eqn.op is Op.MUL else ():
         place = w.forms.place(b)
         cast = w.forms.made_by(place.core, Op.CAST)
         if cast is not None and cast.inputs[0].dtype == bool and a in w.dependent:
@@ -104,12 +103,12 @@ def _is(w: Writer, product: Product, v: Var) -> bool:
 
 def _as_softmax(w: Writer, eqn: Equation, total: Total) -> bool:
     logits = logits_of(w, total.part, total.group)
-    if logits is None or (total.rest is not None and not _is_sink(w, total)):
+    if logits is None or (total.rest is not None and not is_sink(w, total)):
         return False
     return w.read_as(eqn, ADDED[Op.SOFTMAX], [logits], group=total.group)
 
 
-def _is_sink(w: Writer, total: Total) -> bool:
+def is_sink(w: Writer, total: Total) -> bool:
     """Tell whether what is added to a total depends on explained inputs by the shift of the exponentials alone."""
     rest = total.rest
     assert rest is not None
@@ -169,7 +168,7 @@ def logits_of(w: Writer, v: Var, group: Group | None) -> Var | None:
 
 def _steady_factor(w: Writer, eqn: Equation, group: Group | None) -> Var | None:
     """Return what an equation multiplies by something positive that is the same in all of a group."""
-    for a, b in (eqn.inputs, eqn.inputs[::-1]) if eqn.op is Op.MUL else (eqn.inputs,):
+    for a, b in (eqn.data, eqn.data[::-1]) if eqn.op is Op.MUL else (eqn.inputs[:2],):
         if a.shape == eqn.output.shape and w.forms.is_steady(b, group) and w.facts.interval(b)[0] >= 0:
             return a
     return None
@@ -182,7 +181,7 @@ def _with_mask(w: Writer, eqn: Equation, z: Var) -> Var:
     if eqn.op is Op.SELECT:
         first = w.forms.number(eqn.inputs[1]) == 0
         return w.add(named("select_n"), [eqn.inputs[0], *((low, z) if first else (z, low))], choose, z)
-    mask = next(v for v in eqn.inputs if w.forms.made_by(w.forms.place(v).core, Op.CAST) is not None)
+    mask = next(v for v in eqn.data if w.forms.made_by(w.forms.place(v).core, Op.CAST) is not None)
     kept = w.add(named("gt"), [mask, Literal(0.0, mask.dtype)], lambda m, zero: m > zero, Var(z.shape, np.dtype(bool)))
     return w.add(named("select_n"), [kept, low, z], choose, z)
 
@@ -210,44 +209,3 @@ def _picked_from(w: Writer, eqn: Equation, v: Var, group: Group | None) -> tuple
     axis = eqn.params.get("axis", x.ndim - 1)
     take = lambda z, i: jnp.take_along_axis(z, i.astype(np.int32), axis=axis)
     return x, lambda z: w.add(ADDED[Op.PICK], [z, eqn.outputs[1]], take, v, changed=(axis,))
-
-
-def divided_after_product(w: Writer, eqn: Equation) -> bool:
-    """(p v) / Σ p is (p / Σ p) v: attention that divides at its end."""
-    product = w.forms.made_by(w.forms.plain(eqn.inputs[0]), Op.DOT) if eqn.op is Op.DIV else None
-    if product is None or isinstance(product, Region) or product.output.shape != eqn.output.shape:
-        return False
-    place = w.forms.place(eqn.inputs[1])
-    found = w.forms.summed(place.core)
-    for k, own in enumerate(product.params["dimension_numbers"][0]):
-        p = product.inputs[k]
-        if found is None or not w.forms.same(p, found[0]) or frozenset(own) != found[1]:
-            continue
-        logits = logits_of(w, p, Axes(found[1])) if _follows(w, place, found, product, k) else None
-        if logits is None:
-            continue
-        axes = tuple(sorted(found[1]))
-        weights = w.add(
-            ADDED[Op.SOFTMAX],
-            [logits],
-            lambda z, axes=axes: jax.nn.softmax(z, axes),
-            p,
-            changed=axes,
-            group=Axes(found[1]),
-        )
-        data = [weights if n == k else v for n, v in enumerate(product.inputs)]
-        return w.read_as(eqn, product.row, data, like=product)
-    return False
-
-
-def _follows(w: Writer, place: Place, found: tuple[Var, frozenset[int], int], product: Equation, k: int) -> bool:
-    """Tell whether a sum over the axes that a product sums over stands beside what the product makes of the others."""
-    part, dims, operand = found
-    made = w.forms.definition[place.core]
-    expected: list[int | None] = [None] * product.output.ndim
-    for d, n in enumerate(part.shape):
-        kept = None if d in dims else image(made, operand, Axis(d, n))
-        there = None if d in dims else image(product, k, Axis(d, n))
-        if kept is not None and there is not None and kept.dim in w.facts.varying(made.output):
-            expected[there.dim] = kept.dim
-    return list(place.dims or expected) == expected

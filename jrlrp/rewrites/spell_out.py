@@ -80,7 +80,7 @@ def _broadcast(v: Var, wide: Var, eqn: Equation) -> Equation:
 
 
 def _scattered(eqn: Equation, definition: dict[Var, Equation]) -> list[Equation]:
-    target, indices, updates = eqn.inputs
+    target, indices, updates = eqn.inputs[:3]
     made = definition.get(target)
     if made is not None and made.op is Op.BROADCAST and getattr(made.inputs[0], "value", None) == 0:
         return [eqn]

@@ -3,6 +3,7 @@
 `jax.extend` makes no promise of compatibility. When a JAX release moves something, this file is the one to mend.
 """
 
+import functools
 import math
 import os
 import re
@@ -166,6 +167,23 @@ def applied_at(eqn: Any) -> Any | None:
     return jax.make_jaxpr(spelled)(*(v.aval for v in eqn.invars))
 
 
+def product_of_slices(eqn: Any) -> Any:
+    """Return a product over axes as a jaxpr that multiplies slices, a prime factor of the length at a time."""
+
+    def spelled(x: Any) -> Any:
+        for axis in sorted(eqn.params["axes"], reverse=True):
+            count = x.shape[axis]
+            while count > 1:
+                parts = next((k for k in range(2, math.isqrt(count) + 1) if count % k == 0), count)
+                count //= parts
+                first, *others = (jax.lax.slice_in_dim(x, k * count, (k + 1) * count, axis=axis) for k in range(parts))
+                x = functools.reduce(jax.lax.mul, others, first)
+            x = jax.lax.squeeze(x, [axis]) if count else jnp.ones((*x.shape[:axis], *x.shape[axis + 1 :]), x.dtype)
+        return x
+
+    return jax.make_jaxpr(spelled)(*(v.aval for v in eqn.invars))
+
+
 @dataclass(frozen=True, eq=False)
 class Layout:
     """How the inputs and outputs of a jaxpr meet those of the control-flow equation that holds it.
@@ -270,7 +288,7 @@ def source_of(eqn: Any) -> str:
         if file is not None:
             return f"{file}:{frame.line_num} ({frame.function_name.rpartition('.<locals>.')[2]})"
     summary = source_info_util.summarize(eqn.source_info)
-    return "" if "unknown" in summary or ":" not in summary else summary
+    return "" if "unknown" in summary or ":" not in summary or summary.startswith(_OWN) else summary
 
 
 def _cell(name: str) -> str | None:
@@ -318,6 +336,11 @@ def run(eqn: Any, values: Sequence[Any]) -> list[Any]:
 def bind(eqn: Any, values: Sequence[Any], **overrides: Any) -> list[Any]:
     """Bind the equation's primitive anew to `values`, with some of its parameters replaced."""
     return _bind(eqn, values, {**eqn.params, **overrides})
+
+
+def with_params(eqn: Any, params: dict[str, Any]) -> Any:
+    """Return an equation of a jaxpr with some other parameters."""
+    return eqn.replace(params={**eqn.params, **params})
 
 
 def bind_to_numbers(eqn: Any, values: Sequence[Any]) -> list[Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from jrlrp.primitives.register import look_up
-from jrlrp.primitives.row import Op
+from jrlrp.primitives.row import Op, Row
 from jrlrp.primitives.table import named, opaque
 from jrlrp.trace import compat, custom_call
 from jrlrp.trace.control import Body, ControlFlow
@@ -96,13 +96,14 @@ class _Inliner:
             rule = custom_call.rule_of(eqn) or rule
             kept = declared or rule is not None or (self.keep_custom and eqn.primitive.name in compat.CUSTOM)
             inner, layouts = (None, None) if kept else (compat.called(eqn), compat.bodies(eqn))
-            if row.op is Op.SCATTER and not kept and compat.applies_function(eqn):
-                inner, row = compat.applied_at(eqn), opaque(row)
+            spelled = None if kept else self._spelled(eqn, row)
+            if row.op is Op.SCATTER and spelled is None and compat.applies_function(eqn):
+                row = opaque(row)
             if layouts is not None and row.op is Op.REMAT and not _is_heavy(layouts[0][0]):
                 # A remat of operations that cost little is a mere call: what stands around them may belong with them.
                 inner = layouts[0][0]
-            if inner is not None:
-                inner, inner_consts = compat.parts(inner)
+            if inner is not None or spelled is not None:
+                inner, inner_consts = compat.parts(spelled or inner)
                 outputs = self.inline(inner, inner_consts, arguments, here, line)
             elif eqn.primitive.name in compat.IDENTITIES and not kept:
                 outputs = arguments
@@ -118,6 +119,14 @@ class _Inliner:
                     self.equations.append(ControlFlow(*own, bodies=bodies))
             scope.update(zip(eqn.outvars, outputs, strict=True))
         return [read(v) for v in jaxpr.outvars]
+
+    def _spelled(self, eqn: Any, row: Row) -> Any | None:
+        """Return a jaxpr of simpler equations in the place of one, None for those that stay."""
+        if row.op is Op.SCATTER and compat.applies_function(eqn):
+            return compat.applied_at(eqn)
+        if row.op is Op.PRODUCT and jnp.issubdtype(eqn.outvars[0].aval.dtype, jnp.inexact):
+            return compat.product_of_slices(eqn)
+        return None
 
     def _body(self, jaxpr: Any, layout: compat.Layout, path: str, source: str, mesh: Mapping[str, int]) -> Body:
         jaxpr, consts = compat.parts(jaxpr)

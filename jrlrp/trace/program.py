@@ -73,6 +73,11 @@ class Equation:
         return self.outputs[0]
 
     @property
+    def operands(self) -> tuple[Var, ...]:
+        """What the operation is a function of; a region reads more."""
+        return self.inputs
+
+    @property
     def data(self) -> tuple[Var, ...]:
         """The operands whose values come to the outputs; the others are indices, truth values, or held."""
         return tuple(self.inputs[k] for k in self.data_operands)
@@ -91,9 +96,17 @@ class Equation:
         """Return the equation with other variables, of equal values, in the place of some that it reads."""
         return replace(self, inputs=tuple(same.get(v, v) for v in self.inputs))
 
+    def with_params(self, **params: Any) -> "Equation":
+        """Return the equation with other parameters."""
+        return replace(self, params={**self.params, **params}, eqn=compat.with_params(self.eqn, params))
+
     @property
     def has_effects(self) -> bool:
         return bool(self.eqn is not None and self.eqn.effects)
+
+    def again(self, inputs: Sequence[Var], outputs: Sequence[Var]) -> "Equation":
+        """Return the same operation on other operands."""
+        return replace(self, inputs=tuple(inputs), outputs=tuple(outputs))
 
     def run(self, values: Sequence[Any]) -> list[Any]:
         """Evaluate the equation as the user's program does."""
@@ -122,17 +135,22 @@ class Added(Equation):
     def run(self, values: Sequence[Any]) -> list[Any]:
         return self.function(*values)
 
+    def bind_all(self, values: Sequence[Any], **overrides: Any) -> list[Any]:
+        return self.function(*values)
+
 
 @dataclass(frozen=True, eq=False)
 class Region(Equation):
     """Equations that compute one operation together, in whatever order and spelling.
 
     It is evaluated as the user's program does: by `equations`, which may stand elsewhere in the program too. The first
-    `count` inputs are those that the operation is a function of; the others are held.
+    `count` inputs are those that the operation is a function of; the others are held. `function` applies the operation
+    to other values of these, where no primitive with the region's parameters does.
     """
 
     equations: tuple[Equation, ...] = field(repr=False, default=())
     count: int = 1
+    function: Callable | None = field(repr=False, default=None)
 
     @property
     def data_operands(self) -> Sequence[int]:
@@ -145,8 +163,22 @@ class Region(Equation):
         return replace(self, inputs=inputs, equations=tuple(eqn.reading(same) for eqn in self.equations))
 
     @property
+    def operands(self) -> tuple[Var, ...]:
+        return self.inputs[: self.count]
+
+    def again(self, inputs: Sequence[Var], outputs: Sequence[Var]) -> Equation:
+        if self.function is None:
+            return super().again(inputs, outputs)
+        function, own = self.function, (tuple(inputs[: self.count]), tuple(outputs), self.params, self.path)
+        return Added(self.row, *own, self.source, None, lambda *values: [function(*values)])
+
+    @property
     def flat(self) -> tuple[Equation, ...]:
         return tuple(inner for eqn in self.equations for inner in eqn.flat)
+
+    def bind_all(self, values: Sequence[Any], **overrides: Any) -> list[Any]:
+        values = values[: self.count]
+        return super().bind_all(values, **overrides) if self.function is None else [self.function(*values)]
 
     def run(self, values: Sequence[Any]) -> list[Any]:
         made = evaluated(self.equations, dict(zip(self.inputs, values, strict=True)))

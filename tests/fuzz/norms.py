@@ -275,3 +275,27 @@ operation(
     holds="product",
     w=(F, F),
 )
+
+
+def weighted_mean(mean):
+    def pool(h, p):
+        weights = jax.nn.sigmoid(h @ p.w)
+        return jnp.broadcast_to(mean(weights, h), h.shape) * p.g
+
+    return pool
+
+
+operation(
+    "weighted mean",
+    {
+        "divided first": weighted_mean(lambda w, h: (w / w.sum(1, keepdims=True) * h).sum(1, keepdims=True)),
+        "divided last": weighted_mean(lambda w, h: (w * h).sum(1, keepdims=True) / w.sum(1, keepdims=True)),
+        "means": weighted_mean(lambda w, h: (w * h).mean(1, keepdims=True) / w.mean(1, keepdims=True)),
+        "times reciprocal": weighted_mean(lambda w, h: (1 / w.sum(1, keepdims=True)) * (h * w).sum(1, keepdims=True)),
+        "average": weighted_mean(lambda w, h: jax.vmap(lambda w, h: jnp.average(h, 0, w))(w, h)[:, None]),
+        "einsum": weighted_mean(lambda w, h: jnp.einsum("npf,npf->nf", w, h)[:, None] / w.sum(1, keepdims=True)),
+    },
+    holds="product",
+    w=(F, F),
+    g=(F,),
+)

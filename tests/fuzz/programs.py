@@ -132,10 +132,10 @@ class Program:
 
 # Spellings that are known to get another map than the plain one, for now.
 TO_COME = {
-    ("conv", "padded before"),  # the flat rule counts the zeros as inputs
-    ("share of a total", "divided last"),
-    ("three factors", "prod"),  # a product over an axis has no rule
     ("instance norm", "std"),  # a root by hypot
+    ("gate", "softmax of two"),  # which is a sigmoid
+    ("group norm", "parts"),  # the gain after what moves is a layer of its own
+    ("group norm", "flat"),
 }
 
 

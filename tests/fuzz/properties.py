@@ -148,6 +148,8 @@ def audited(program: Program, rules: str) -> None:
 
 
 def spelt(program: Program, rules: str) -> None:
+    if rules == "Epsilon(0.1)":  # measured against a unit's output, it depends on where a factor stands
+        return
     other = respelt(program)
     found, wanted = explained(program, rules)[1], explained(other, rules)[1]
     moved = min(sensitivity(program, rules), sensitivity(other, rules))

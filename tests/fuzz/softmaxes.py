@@ -188,6 +188,28 @@ def attention(softmax):
     return attend
 
 
+def attention_divided_late(divide):
+    """Attention of exponentials alone, and what divides their product with the values by their sum."""
+
+    def attend(h, p):
+        scores = (h @ p.wq) @ (h @ p.wk).swapaxes(1, 2) / np.sqrt(F)
+        parts = jnp.exp(scores - held(top(scores)))
+        return divide(parts, h @ p.wv)
+
+    return attend
+
+
+LATE = {
+    "divided last": lambda e, v: (e @ v) / total(e),
+    "divided last by einsum": lambda e, v: jnp.einsum("nqk,nkf->nqf", e, v) / e.sum(-1)[..., None],
+    "times reciprocal last": lambda e, v: (e @ v) * (1 / total(e)),
+    "stabilised last": lambda e, v: (e @ v) / (total(e) + 1e-9),
+    "guarded last": lambda e, v: (e @ v) / jnp.where(total(e) == 0, 1, total(e)),
+    "sum of products": lambda e, v: (e[..., None] * v[:, None]).sum(2) / total(e),
+    "transposed": lambda e, v: (v.swapaxes(1, 2) @ e.swapaxes(1, 2) / e.sum(-1)[:, None]).swapaxes(1, 2),
+}
+
+
 def attention_by_einsum(h, p):
     q, k, v = jnp.einsum("npf,cfg->cnpg", h, jnp.stack([p.wq, p.wk, p.wv]))
     weights = jax.nn.softmax(jnp.einsum("nqf,nkf->nqk", q / np.sqrt(F), k), axis=-1)
@@ -211,10 +233,11 @@ operation(
         "einsum": attention_by_einsum,
         "keys first": attention_of_keys_first,
         "dot_product_attention": attention_of_jax,
+        **{name: attention_divided_late(divide) for name, divide in LATE.items()},
         "vmap": lambda h, p: jax.vmap(lambda t: attention(SOFTMAX["jax.nn"])(t[None], p)[0])(h),
     },
     holds="softmax",
-    rounded=[*ROUNDED, "dot_product_attention"],
+    rounded=[*ROUNDED, "dot_product_attention", "stabilised last"],
     **dict.fromkeys(("wq", "wk", "wv"), (F, F)),
 )
 
