@@ -79,18 +79,26 @@ def sign(w: Writer, eqn: Equation) -> bool:
 
 
 def choice_of_negatives(w: Writer, eqn: Equation) -> bool:
-    """−min(−x) is max(x), and −sort(−x) sorts x the other way round."""
-    if eqn.op is not Op.NEG or w.forms.uses[eqn.data[0]] > 1:
+    """−min(−x) is max(x), and −sort(−x) sorts x the other way round; what is chosen may be moved before the sign."""
+    moves, made = _moved(w, eqn.data[0]) if eqn.op is Op.NEG else ([], None)
+    chosen = (moves[-1] if moves else eqn).data[0]
+    if made is None or isinstance(made, Region) or chosen is not made.output:
         return False
-    made = w.forms.definition.get(w.forms.plain(eqn.data[0]))
-    if made is None or made.row.kind != "max_pool" or isinstance(made, Region) or eqn.data[0] is not made.output:
-        return False
-    data = [_negated(w, v) for v in made.data]
     opposite = _OPPOSITES.get(made.op)
-    if None in data or (opposite is None and made.op is not Op.CHOICE):
+    alone = all(w.forms.uses[v] <= 1 for v in (eqn.data[0], *(move.data[0] for move in moves)))
+    data = [_negated(w, v) for v in made.data] if alone and (opposite is not None or made.op is Op.CHOICE) else [None]
+    own = [v for v in data if v is not None]
+    if len(own) < len(data):
         return False
     row = made.row if opposite is None else named(opposite)
-    return w.read_as(eqn, row, [v for v in data if v is not None], **made.params)
+    if not moves:
+        return w.read_as(eqn, row, own, **made.params)
+    choose = lambda *values: -made.bind([-v for v in values])
+    x = w.again(row, own, made, choose)
+    *before, last = reversed(moves)
+    for move in before:
+        x = w.apply(move, x, move.output, move.data_operands[0])
+    return w.read_as(eqn, last.row, [x if v is last.data[0] else v for v in last.inputs], last)
 
 
 _OPPOSITES = {
@@ -103,26 +111,32 @@ _OPPOSITES = {
 }
 
 
+def _moved(w: Writer, v: Var) -> tuple[list[Equation], Equation | None]:
+    """Return the movements that a value went through, the last of them first, and the equation that made it."""
+    moves: list[Equation] = []
+    v = w.forms.plain(v)
+    while (eqn := w.forms.definition.get(v)) is not None and eqn.row.moves and len(eqn.data) == len(eqn.outputs) == 1:
+        moves.append(eqn)
+        v = w.forms.plain(eqn.data[0])
+    return moves, eqn
+
+
 def _negated(w: Writer, v: Var) -> Var | None:
     """Return −v, if the program has that: v may be −x moved, or −x − y."""
-    steps: list[Equation] = []
-    u = w.forms.plain(v)
-    while (eqn := w.forms.definition.get(u)) is not None and eqn.row.moves and len(eqn.data) == len(eqn.outputs) == 1:
-        steps.append(eqn)
-        u = w.forms.plain(eqn.data[0])
+    moves, eqn = _moved(w, v)
     if eqn is None or isinstance(eqn, Region):
         return None
     if eqn.op is Op.NEG:
         x = eqn.data[0]
     elif eqn.op is Op.SUB and (first := w.forms.made_by(eqn.data[0], Op.NEG)) is not None:
         data = [first.data[0], eqn.data[1]]
-        if any(y not in w.dependent or y.shape != u.shape for y in data):
+        if any(y not in w.dependent or y.shape != eqn.output.shape for y in data):
             return None
-        x = w.add(named("add"), data, lambda a, b: a + b, u)
+        x = w.add(named("add"), data, lambda a, b: a + b, eqn.output)
     else:
         return None
-    for eqn in reversed(steps):
-        x = w.apply(eqn, x, eqn.output, eqn.data_operands[0])
+    for move in reversed(moves):
+        x = w.apply(move, x, move.output, move.data_operands[0])
     return x
 
 

@@ -162,6 +162,13 @@ class Writer:
         self._take(Added(row, tuple(inputs), (out,), params, path, line, None, lambda *x: [function(*x)], places))
         return out
 
+    def again(self, row: Row, data: Sequence[Var], like: Equation, function: Callable) -> Var:
+        """Write an operation like that of an equation, with its parameters, and return its variable."""
+        out = Var(like.output.shape, like.output.dtype)
+        own = (row, tuple(data), (out,), like.params, like.path, like.source)
+        self._take(Added(*own, None, lambda *values: [function(*values)]))
+        return out
+
     def add_softmax(self, logits: Var, part: Var, total: Var, group: Group, near: Equation) -> Var:
         """Write a softmax of logits that is computed as part / total, and return its variable."""
         out = Var(part.shape, part.dtype)

@@ -1,0 +1,232 @@
+"""Equal programs in other spellings than those of CASES.md: each has the map of its plain one, under every rule."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+import jrlrp
+
+rng = np.random.default_rng(0)
+X = rng.normal(size=(3, 4, 6))
+W, V, C = rng.normal(size=(3, 6, 6)) / np.sqrt(6)
+D, Q, P = rng.normal(size=(6, 5)), rng.normal(size=(4, 6)), rng.normal(size=(4, 7))
+FILTER = rng.normal(size=(3, 6, 6)) / 3
+EDGES = jnp.arange(12), np.array([0, 0, 1, 1, 2, 2, 2, 3, 3, 4, 4, 4])
+
+RULES = {
+    "default": None,
+    "relative": jrlrp.relative(),
+    "epsilon plus": jrlrp.epsilon_plus(),
+    "epsilon plus flat": jrlrp.epsilon_plus_flat(),
+    "gamma box": jrlrp.epsilon_gamma_box(-5.0, 5.0),
+    "alpha beta": jrlrp.AlphaBeta(2, -1),
+    "attn_lrp": jrlrp.attn_lrp(),
+    "gradient × input": jrlrp.gradient_times_input(),
+}
+
+
+def parts(e):
+    return jnp.exp(e - e.max(-1, keepdims=True))
+
+
+def total(e):
+    return e.sum(-1, keepdims=True)
+
+
+def attention(attend):
+    """Attention of parts p and values v: `attend(p, v)` divides by the sums of p."""
+    return lambda x: jax.nn.relu(attend(parts(x @ W @ x.swapaxes(1, 2)), x @ V)).mean(1) @ D
+
+
+ATTENTION = {
+    "divided first": lambda p, v: (p / total(p)) @ v,
+    "divided last": lambda p, v: (p @ v) / total(p),
+    "reciprocal": lambda p, v: (p @ v) * (1 / total(p)),
+    "einsum of three": lambda p, v: jnp.einsum("npq,nqf,np->npf", p, v, 1 / p.sum(-1)),
+    "sum of products": lambda p, v: (p[..., None] * v[:, None]).sum(2) / total(p),
+    "transposed": lambda p, v: (v.swapaxes(1, 2) @ p.swapaxes(1, 2) / p.sum(-1)[:, None]).swapaxes(1, 2),
+    "stabilised": lambda p, v: (p @ v) / (total(p) + 1e-9),
+    "guarded": lambda p, v: (p @ v) / jnp.where(total(p) == 0, 1, total(p)),
+    "mean over mean": lambda p, v: (p @ v) / 4 / p.mean(-1, keepdims=True),
+    "with a gain": lambda p, v: 0.5 * (p @ v) * (2 / total(p)),
+    "of multiples": lambda p, v: (p @ (2 * v)) / (2 * total(p)),
+}
+
+
+def pooling(mean):
+    """A mean of x over positions, by weights: `mean(weights, x)`."""
+    return lambda x: mean(jax.nn.sigmoid(x @ Q[0]), x) @ D
+
+
+POOLING = {
+    "divided first": lambda w, x: jnp.einsum("np,npf->nf", w / total(w), x),
+    "divided last": lambda w, x: (w[..., None] * x).sum(1) / total(w),
+    "einsum": lambda w, x: jnp.einsum("np,npf->nf", w, x) / total(w),
+    "means": lambda w, x: (w[..., None] * x).mean(1) / w.mean(1, keepdims=True),
+    "average": lambda w, x: jnp.stack([jnp.average(x[k], axis=0, weights=w[k]) for k in range(3)]),
+    "average under vmap": lambda w, x: jax.vmap(lambda w, x: jnp.average(x, axis=0, weights=w))(w, x),
+}
+
+
+def graph(aggregate):
+    """One layer of graph attention: `aggregate(p, h, to, count)` adds up messages, divided by the sums of p."""
+
+    def f(x):
+        h, (of, to) = x.reshape(12, 6), EDGES
+        e = (h @ W)[of] @ Q[0]
+        p = jnp.exp(e - jax.ops.segment_max(e, to, 5)[to])
+        return (aggregate(p[:, None], h[of], to, 5) @ D).sum(0)
+
+    return f
+
+
+GRAPH = {
+    "divided first": lambda p, h, to, n: jax.ops.segment_sum(p / jax.ops.segment_sum(p, to, n)[to] * h, to, n),
+    "divided last": lambda p, h, to, n: jax.ops.segment_sum(p * h, to, n) / jax.ops.segment_sum(p, to, n),
+    "reciprocal": lambda p, h, to, n: jax.ops.segment_sum(h * p, to, n) * (1 / jax.ops.segment_sum(p, to, n)),
+    "indices of JAX": lambda p, h, to, n: GRAPH["divided first"](p, h, jnp.asarray(to), n),
+}
+
+
+def layer(dense):
+    return lambda x: jax.nn.relu(dense(x) + 0.1).mean(1) @ D[:, :3]
+
+
+SUMS = {
+    "dense": (lambda x: x @ W, lambda x: (x[..., None] * W).sum(-2), lambda x: (W.T * x[..., None, :]).sum(-1)),
+    "dense, under vmap": (lambda x: x @ W, lambda x: jax.vmap(lambda x: (x[..., None] * W).sum(-2))(x)),
+    "over positions": (
+        lambda x: jnp.einsum("npf,pg->ngf", x, P),
+        lambda x: (x[:, :, None] * P[None, :, :, None]).sum(1),
+        lambda x: jnp.moveaxis((x[:, :, None] * P[None, :, :, None]).sum(1), 1, 1),
+    ),
+    "each position's own": (
+        lambda x: jnp.repeat(jnp.einsum("npf,pf->np", x, Q)[..., None], 6, -1),
+        lambda x: jnp.repeat((x * Q).sum(-1, keepdims=True), 6, -1),
+        lambda x: jnp.repeat(6 * (x * Q).mean(-1, keepdims=True), 6, -1),
+    ),
+    "of two active": (
+        lambda x: jnp.einsum("npf,nqf->npq", x, x @ W) @ P[:, :6],
+        lambda x: (x[:, :, None] * (x @ W)[:, None]).sum(-1) @ P[:, :6],
+    ),
+    "of a stack": (
+        lambda x: x + jax.nn.relu(x @ W),
+        lambda x: jnp.stack([x, jax.nn.relu(x @ W)]).sum(0),
+        lambda x: jnp.mean(jnp.stack([x, jax.nn.relu(x @ W)], axis=2), axis=2) * 2,
+    ),
+    "of multiples": (lambda x: x.sum(1, keepdims=True) / 4, lambda x: (x / 4).sum(1, keepdims=True)),
+    "of means side by side": (
+        lambda x: x.reshape(3, 2, 2, 6).mean(2),
+        lambda x: lax.reduce_window(x, 0.0, lax.add, (1, 2, 1), (1, 2, 1), "VALID") / 2,
+    ),
+}
+
+
+def conv(x, padding, **options):
+    return lax.conv_general_dilated(x, FILTER, (1,), padding, dimension_numbers=("NWC", "WIO", "NWC"), **options)
+
+
+def pad(x, *edges):
+    return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), edges, (0, 0, 0)])
+
+
+PADDING = {
+    "before": (lambda x: conv(x, "SAME"), lambda x: conv(jnp.pad(x, ((0, 0), (1, 1), (0, 0))), "VALID")),
+    "twice": (lambda x: conv(x, "SAME"), lambda x: conv(pad(pad(x, 1, 0, 0), 0, 1, 0), "VALID")),
+    "between": (lambda x: conv(x, [(2, 2)], lhs_dilation=(2,)), lambda x: conv(pad(x, 2, 2, 1), "VALID")),
+    "of what is dilated": (
+        lambda x: conv(x, [(5, 3)], lhs_dilation=(3,)),
+        lambda x: conv(pad(x, 1, 0, 0), [(2, 3)], lhs_dilation=(3,)),
+    ),
+    "of a pool": (
+        lambda x: lax.reduce_window(x, 0.0, lax.add, (1, 2, 1), (1, 2, 1), ((0, 0), (1, 1), (0, 0))),
+        lambda x: lax.reduce_window(pad(x, 1, 1, 0), 0.0, lax.add, (1, 2, 1), (1, 2, 1), "VALID"),
+    ),
+}
+SIGNS = {
+    "max": (lambda x: (x @ W).max(1, keepdims=True), lambda x: -((-(x @ W)).min(1, keepdims=True))),
+    "pooled": (lambda x: (x @ W).reshape(3, 2, 2, 6).max(2), lambda x: -(-(x @ W)).reshape(3, 2, 2, 6).min(2)),
+    "of two": (lambda x: jnp.maximum(x @ W, x @ V), lambda x: -jnp.minimum(-(x @ W), -(x @ V))),
+    "sort": (lambda x: jnp.sort(x @ W, descending=True), lambda x: -jnp.sort(-(x @ W))),
+    "sum": (lambda x: x + x @ W + x @ V, lambda x: x - (-(x @ W) - x @ V)),
+    "product": (lambda x: (x @ W) * (x @ V), lambda x: (x @ W) / (1 / (x @ V))),
+}
+
+
+def blend(of):
+    return lambda x: of(jax.nn.sigmoid(x @ W), jnp.tanh(x @ V), x @ C)
+
+
+MIXTURE = {
+    "two products": blend(lambda z, n, h: (1 - z) * n + z * h),
+    "difference": blend(lambda z, n, h: n + z * (h - n)),
+    "other difference": blend(lambda z, n, h: h + (1 - z) * (n - h)),
+    "multiplied out": blend(lambda z, n, h: n - z * n + z * h),
+}
+PRODUCT = {
+    "of factors": lambda x: x[:, 0] * x[:, 1] * x[:, 2],
+    "over an axis": lambda x: jnp.prod(x[:, :3], axis=1),
+    "of a stack": lambda x: jnp.stack([x[:, k] for k in range(3)]).prod(0),
+}
+
+
+def of(family, wrapped=lambda f: f):
+    plain, *others = family.items()
+    return [pytest.param(wrapped(plain[1]), wrapped(f), id=name) for name, f in others]
+
+
+def in_pairs(families):
+    return [
+        pytest.param(layer(plain), layer(f), id=f"{name} {k}")
+        for name, (plain, *others) in families.items()
+        for k, f in enumerate(others)
+    ]
+
+
+PAIRS = [
+    *of(ATTENTION, attention),
+    *of(POOLING, pooling),
+    *of(GRAPH, graph),
+    *of(MIXTURE, layer),
+    *of(PRODUCT, lambda f: lambda x: f(x) @ D),
+    *(p for families in (SUMS, PADDING, SIGNS) for p in in_pairs(families)),
+]
+
+
+@pytest.mark.filterwarnings("ignore::jrlrp.JrlrpWarning")  # the graphs are one example
+@pytest.mark.parametrize("rules", RULES)
+@pytest.mark.parametrize(("plain", "spelt"), PAIRS)
+def test_the_map_is_that_of_the_plain_program(plain, spelt, rules):
+    x = jnp.asarray(X)
+    of_plain = jrlrp.relevance(plain, rules=RULES[rules])(x)
+    value, r = jrlrp.value_and_relevance(spelt, rules=RULES[rules])(x)
+    np.testing.assert_allclose(value, spelt(x), 1e-12, 1e-12)
+    # Stabilisers of 1e-6 are added to what may be small, and in another place.
+    assert np.max(np.abs(r - of_plain)) <= 1e-4 * np.max(np.abs(of_plain))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize(("plain", "spelt"), [*of(ATTENTION, attention), *in_pairs({"dense": SUMS["dense"]})])
+def test_in_narrow_dtypes_too(plain, spelt, dtype):
+    with jax.enable_x64(False):
+        x = jnp.asarray(X, dtype)
+        of_plain, r = (np.asarray(jax.jit(jrlrp.relevance(f))(x), np.float32) for f in (plain, spelt))
+    bound = 1e-4 if dtype == jnp.float32 else 0.1
+    assert np.max(np.abs(r - of_plain)) <= bound * np.max(np.abs(of_plain))
+
+
+def test_a_product_over_an_axis_shares_alike_whatever_its_length():
+    for count in (1, 2, 4, 6, 7, 12):
+        x = jnp.asarray(np.exp(0.1 * rng.normal(size=(2, count))))
+        f = lambda x: jnp.prod(x, axis=1, keepdims=True)
+        r = jrlrp.relevance(f, rules=jrlrp.epsilon())(x)
+        np.testing.assert_allclose(r, np.broadcast_to(f(x) / count, r.shape), 1e-9)
+
+
+def test_no_factor_is_lost_in_a_product_of_nothing_or_of_integers():
+    f = lambda x: jnp.prod(x[:, :0], axis=1) * x[:, 0] * jnp.prod(jnp.asarray([2, 3]))
+    np.testing.assert_allclose(
+        jrlrp.relevance(f, rules=jrlrp.epsilon(), target="all")(X[:, 0]), 6 * np.eye(1, 6) * X[:, 0]
+    )
