@@ -55,14 +55,14 @@ class Fact:
 class Facts(Walk[Fact]):
     """The facts of all variables of a program and of the bodies of its control flow.
 
-    `integers` are the small arrays of integers that it closes over: indices, say.
+    `numbers` are the small arrays of whole numbers that it closes over, by their variables: indices and masks.
     """
 
     def __init__(self, program: Program):
         super().__init__()
         self.definition: dict[Var, Equation] = {}
-        self.integers = {v: np.asarray(c) for v, c in program.constants.items() if _is_small(c)}
-        self.over(program.equations, {v: _of_numbers(v, c) for v, c in self.integers.items()})
+        self.numbers = {v: np.asarray(c) for v, c in program.constants.items() if _is_small(c)}
+        self.over(program.equations, {v: _of_numbers(v, c) for v, c in self.numbers.items()})
 
     def __getitem__(self, v: Var) -> Fact:
         fact = self.look(self.values, v)
@@ -178,10 +178,13 @@ class Facts(Walk[Fact]):
 
 
 def _is_small(value: Any) -> bool:
-    """Tell whether a constant is a known array of few integers or truth values: an index, say."""
+    """Tell whether a constant is a known array of few whole numbers: an index or a mask, say."""
     if not isinstance(value, (np.ndarray, jax.Array)) or isinstance(value, jax.core.Tracer):
         return False
-    return (jnp.issubdtype(value.dtype, jnp.integer) or value.dtype == bool) and 0 < value.size < 10_000
+    if not 0 < value.size < 10_000 or (isinstance(value, jax.Array) and not value.is_fully_addressable):
+        return False
+    whole = jnp.issubdtype(value.dtype, jnp.integer) or value.dtype == bool
+    return whole or (jnp.issubdtype(value.dtype, jnp.floating) and bool(np.isin(np.asarray(value), (0, 1)).all()))
 
 
 def _of_numbers(v: Var, known: np.ndarray) -> Fact:

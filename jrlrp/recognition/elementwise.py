@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from jrlrp.analyses.activity import Flow
 from jrlrp.primitives.row import Op
-from jrlrp.trace.program import Equation, Var
+from jrlrp.trace.program import Equation, Region, Var
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,8 @@ def linear_role(flow: Flow, eqn: Equation, x: Var) -> tuple[str, Var | None]:
         return "curve", None
     constant = eqn.inputs[1] if eqn.inputs[0] is x else eqn.inputs[0]
     if eqn.op in (Op.MUL, Op.DIV):
-        return ("factor" if flow.facts[constant].scalar else "scale"), constant
+        held = isinstance(eqn, Region) and len(eqn.data) == 1  # by a statistic
+        return ("factor" if held or flow.facts[constant].scalar else "scale"), constant
     return ("offset" if flow.facts[constant].number else "shift"), constant  # a scalar parameter is a bias
 
 
@@ -172,8 +173,10 @@ def activations(flow: Flow, links: dict[Var, Link]) -> list[Curve]:
             curve = ending.pop(link.source)
         else:
             continue
-        for inner in link.inner:
-            ending.pop(inner, None)
+        between = {link.source, *link.inner}
+        for inner in [ending.pop(inner) for inner in link.inner if inner in ending]:
+            if inner.source not in between:  # it took in what comes before the source
+                curve = inner
         curve.steps.append(v)
         ending[v] = curve
     return [Curve(curve.source, v, tuple(_equations(links, curve.steps))) for v, curve in ending.items()]

@@ -17,11 +17,11 @@ from jrlrp.recognition.elementwise import Link
 from jrlrp.recognition.statistics import (
     CARRIERS,
     SOURCE,
+    Sums,
     class_of,
     held_operands,
     inverse_of,
     is_sum,
-    made_of_sums,
     may_belong,
 )
 from jrlrp.rewrites.canonical import equal_values
@@ -58,21 +58,22 @@ class _Normalisations:
         for eqn in flow.program.equations:
             self.forms.take(eqn)
         self.dominators = _Dominators(flow)
-        self.summed = made_of_sums(flow, self.forms)
+        self.summed = Sums(flow, self.forms)
 
     def rewritten(self) -> dict[Equation, Region]:
         """Return the regions that take the place of equations."""
         found: dict[Equation, Region] = {}
         taken: set[Equation] = set()
         for eqn in self.flow.live:
-            if eqn in taken or not self._scales(eqn):
-                continue
-            match = self._match(eqn)
-            if match is not None:
-                taken.update(match.equations)
-                found[match.equations[-1]] = match
-            elif (held := self._held(eqn)) is not None:
-                found[eqn] = held
+            if eqn not in taken and self._scales(eqn):
+                match = self._match(eqn)
+                if match is not None:
+                    taken.update(match.equations)
+                    found[match.equations[-1]] = match
+                elif (held := self._held(eqn)) is not None:
+                    found[eqn] = held
+            if eqn not in found:  # what was normalised is no statistic
+                self.summed.take(eqn)
         return found
 
     def _scales(self, eqn: Equation) -> bool:
@@ -134,7 +135,7 @@ class _Normalisations:
         classes = {source: SOURCE}
         held: dict[Equation, frozenset[int]] = {}
         for eqn in equations:
-            operands = [classes.get(v) for v in eqn.inputs]
+            operands = [classes.get(v) for v in eqn.operands]
             found = class_of(self.flow, self.forms, eqn, operands)
             if found is None or len(eqn.outputs) != 1:
                 return None

@@ -13,24 +13,32 @@ _ADDS = (Op.ADD, Op.SUB, Op.MAX, Op.MIN)
 CARRIERS = (Op.RESHAPE, Op.TRANSPOSE, Op.SQUEEZE, Op.BROADCAST, Op.CAST, Op.IDENTITY)
 
 
-def made_of_sums(flow: Flow, forms: Forms) -> set[Var]:
-    """Return the active values that are sums over axes, or made of such by pointwise operations and movements.
+class Sums:
+    """The active values that are sums over axes, or made of such by pointwise operations and movements.
 
     Parts of a value that are added up are a sum over an axis too.
     """
-    found: set[Var] = set()
-    parts: set[Var] = set()
-    for eqn in flow.live:
-        active = flow.active_inputs(eqn)
-        if not flow.active.intersection(eqn.outputs) or not active:
-            continue
+
+    def __init__(self, flow: Flow, forms: Forms):
+        self.flow, self.forms = flow, forms
+        self._found: set[Var] = set()
+        self._parts: set[Var] = set()
+
+    def __contains__(self, v: Var) -> bool:
+        return v in self._found
+
+    def take(self, eqn: Equation) -> None:
+        """Take in the next equation."""
+        active = self.flow.active_inputs(eqn)
+        if not self.flow.active.intersection(eqn.outputs) or not active:
+            return
         keeps = eqn.row.pointwise or eqn.op in CARRIERS
-        if eqn.op in _SELECTS or (keeps and all(v in parts or v in found for v in active)):
-            parts.update(eqn.outputs)
-        adds = eqn.op in _ADDS and len(active) == 2 and all(v in parts for v in active)
-        if adds or (keeps and any(v in found for v in active)) or is_sum(flow, forms, eqn):
-            found.update(eqn.outputs)
-    return found
+        if eqn.op in _SELECTS or (keeps and all(v in self._parts or v in self._found for v in active)):
+            self._parts.update(eqn.outputs)
+        adds = eqn.op in _ADDS and len(active) == 2 and all(v in self._parts for v in active)
+        made = keeps and any(v in self._found for v in active)
+        if adds or made or is_sum(self.flow, self.forms, eqn):
+            self._found.update(eqn.outputs)
 
 
 def is_sum(flow: Flow, forms: Forms, eqn: Equation) -> bool:
@@ -158,7 +166,7 @@ def inverse_of(flow: Flow, forms: Forms, statistic: Var, leaves: set[Var]) -> bo
         inner.add(eqn)
         pending += flow.active_inputs(eqn)
     for eqn in flow.order(inner):
-        found = class_of(flow, forms, eqn, [classes.get(v) for v in eqn.inputs])
+        found = class_of(flow, forms, eqn, [classes.get(v) for v in eqn.operands])
         classes.update(dict.fromkeys(eqn.outputs, found or Class("curved")))
     return classes[statistic].inverse
 

@@ -124,6 +124,15 @@ class Forms:
         fact = self.facts[v]
         return fact.interval[0] if fact.number and fact.interval[0] == fact.interval[1] else None
 
+    def mask(self, v: Var) -> Place | None:
+        """Return where a number that multiplies others is 1 and else 0, if it is such a mask."""
+        place = self.place(v)
+        cast = self.made_by(place.core, Op.CAST)
+        if cast is not None and cast.inputs[0].dtype == bool:
+            return self.place(cast.inputs[0]).seen_at(place.dims)
+        known = self.facts.numbers.get(place.core)
+        return place if known is not None and known.dtype.kind == "f" and known.min() == 0 else None
+
     def is_steady(self, v: Var, group: Group | None) -> bool:
         """Tell whether a value, of the dimensions that the group is of, is the same in all of a group."""
         if group is None:
@@ -153,7 +162,7 @@ class Forms:
 
     def _entries(self, v: Var) -> Hashable:
         """Return what two indices have in common that are the same: the variable, or the numbers if these are known."""
-        known = self.facts.integers.get(v)
+        known = self.facts.numbers.get(v)
         return v if known is None else (known.shape, known.astype(np.int64).tobytes())
 
     def _is_wrapped(self, eqn: Equation) -> bool:

@@ -14,19 +14,22 @@ from jrlrp.trace.program import Equation, Region, Var
 
 def sum_of_products(w: Writer, eqn: Equation) -> bool:
     """Σ a·b, over axes along which both vary, is a matrix product: of a layer's input with its weights, say."""
-    if eqn.op is not Op.SUM or isinstance(eqn, Region):
+    if eqn.op is not Op.SUM:
         return False
     product = w.forms.plain(eqn.data[0])
     made = w.forms.made_by(product, Op.MUL)
     if made is None or isinstance(made, Region) or w.forms.uses[product] > 1 or w.forms.uses[eqn.data[0]] > 1:
         return False
     places = [w.forms.place(v) for v in made.data]
-    if w.forms.same(*made.data) or any(_is_mask(w, place) or not place.dims for place in places):
+    masked = any(w.forms.mask(v) is not None for v in made.data)
+    if masked or w.forms.same(*made.data) or not all(place.dims for place in places):
         return False  # Σ x·x is a statistic
     first, second = ({d for d, k in enumerate(place.dims) if k is not None} for place in places)
     wide = {d for d, n in enumerate(product.shape) if n != 1}
     summed = wide & set(eqn.params["axes"])
     if not summed or not summed <= first & second or first | second != wide:
+        return False
+    if all(place.core in w.dependent for place in places) and not _are_apart(w, *(place.core for place in places)):
         return False
     kept = [d for d in range(len(product.shape)) if d not in eqn.params["axes"]]
     operands = [_operand(w, place, made) for place in places]
@@ -43,9 +46,30 @@ def sum_of_products(w: Writer, eqn: Equation) -> bool:
     return w.read_as_turned(eqn, named("dot_general"), data, dot, dims, dimension_numbers=numbers)
 
 
-def _is_mask(w: Writer, place: Place) -> bool:
-    made = w.forms.made_by(place.core, Op.CAST)
-    return made is not None and made.inputs[0].dtype == bool
+def _are_apart(w: Writer, a: Var, b: Var) -> bool:
+    """Tell whether neither of two values is a function of the other entry by entry, as gates are, or a statistic."""
+    roots = [_roots(w, v) for v in (a, b)]
+    made = [w.forms.definition.get(v) for v in roots[0] | roots[1]]
+    return not roots[0] & roots[1] and not any(eqn is not None and eqn.op in _STATISTICS for eqn in made)
+
+
+_STATISTICS = (Op.SUM, Op.WINDOW_SUM, Op.MAXIMUM, Op.MINIMUM)
+
+
+def _roots(w: Writer, v: Var) -> set[Var]:
+    """Return the values that one is made of by functions of each entry and by movements."""
+    roots, pending, seen = set[Var](), [v], set[Var]()
+    while pending:
+        v = pending.pop()
+        if v in seen or v not in w.dependent:
+            continue
+        seen.add(v)
+        eqn = w.forms.definition.get(v)
+        if eqn is None or not (eqn.row.pointwise or eqn.row.moves):
+            roots.add(v)
+        else:
+            pending += eqn.operands
+    return roots
 
 
 def _operand(w: Writer, place: Place, product: Equation) -> tuple[Var, list[int]]:

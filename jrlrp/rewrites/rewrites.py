@@ -10,12 +10,12 @@ PASSES: tuple[tuple[Rewrite, ...], ...] = (
         exponentials.exponential,
         exponentials.exponential_less_one,
         sums.moved_reciprocal,
-        sums.sum_of_a_stack,
         sums.factor_of_a_sum,
         sums.masked_sum,
         sums.padded,
         softmax.share,
         late_division.divided_late,
+        matrix_products.sum_of_products,  # of what was divided late
         log_sum_exp.exponential_of_logarithm,
         log_sum_exp.logarithm_of_softmax,
         log_sum_exp.log_sum_exp,

@@ -55,9 +55,9 @@ def _is_shifted(w: Writer, v: Var, group: Group | None) -> bool:
     return eqn is not None and any(w.forms.is_steady(x, group) for x in eqn.inputs)
 
 
-def peeled(w: Writer, u: Var, group: Group) -> tuple[Var, frozenset[tuple[Var, int]]]:
+def peeled(w: Writer, u: Var, group: Group) -> tuple[Var, frozenset[tuple[Var | float, int]]]:
     """Return a value without its shifts, masked or not, and the values that these are, each with its sign."""
-    shifts: list[tuple[Var, int]] = []
+    shifts: list[tuple[Var | float, int]] = []
     while (step := _step_down(w, w.forms.plain(u), group)) is not None:
         eqn, k, stays = step
         if (stays and eqn.op is not Op.SELECT) or (eqn.op is Op.SUB and k == 1):
@@ -68,14 +68,17 @@ def peeled(w: Writer, u: Var, group: Group) -> tuple[Var, frozenset[tuple[Var, i
     return w.forms.plain(u), frozenset(shifts)
 
 
-def terms_of(w: Writer, v: Var, sign: int) -> list[tuple[Var, int]]:
-    """Return what a value is the sum of, by the values that these are copies of."""
-    found, pending = [], [(v, sign)]
+def terms_of(w: Writer, v: Var, sign: int) -> list[tuple[Var | float, int]]:
+    """Return what a value is the sum of, by the values that these are copies of, and by numbers."""
+    found: list[tuple[Var | float, int]] = []
+    pending = [(v, sign)]
     while pending:
         v, sign = pending.pop()
         core = w.forms.place(v).core
         eqn = w.forms.made_by(core, Op.ADD, Op.SUB, Op.NEG)
-        if eqn is None or isinstance(eqn, Region):
+        if (number := w.forms.number(v)) is not None:
+            found.append((abs(number), sign if number > 0 else -sign))
+        elif eqn is None or isinstance(eqn, Region):
             found.append((core, sign))
         elif eqn.op is Op.NEG:
             pending.append((eqn.inputs[0], -sign))

@@ -72,10 +72,9 @@ def _mask(w: Writer, eqn: Equation) -> tuple[tuple[Place, bool], Var] | None:
             if w.forms.number(eqn.inputs[k]) == 0:
                 return (w.forms.place(eqn.inputs[0]), kept == 2), eqn.inputs[kept]
     for a, b in (eqn.data, eqn.data[::-1]) if eqn.op is Op.MUL else ():
-        place = w.forms.place(b)
-        cast = w.forms.made_by(place.core, Op.CAST)
-        if cast is not None and cast.inputs[0].dtype == bool and a in w.dependent:
-            return (w.forms.place(cast.inputs[0]).seen_at(place.dims), True), a
+        mask = w.forms.mask(b) if a in w.dependent else None
+        if mask is not None:
+            return (mask, True), a
     return None
 
 
@@ -181,7 +180,7 @@ def _with_mask(w: Writer, eqn: Equation, z: Var) -> Var:
     if eqn.op is Op.SELECT:
         first = w.forms.number(eqn.inputs[1]) == 0
         return w.add(named("select_n"), [eqn.inputs[0], *((low, z) if first else (z, low))], choose, z)
-    mask = next(v for v in eqn.data if w.forms.made_by(w.forms.place(v).core, Op.CAST) is not None)
+    mask = next(v for v in eqn.data if w.forms.mask(v) is not None)
     kept = w.add(named("gt"), [mask, Literal(0.0, mask.dtype)], lambda m, zero: m > zero, Var(z.shape, np.dtype(bool)))
     return w.add(named("select_n"), [kept, low, z], choose, z)
 

@@ -24,26 +24,6 @@ def moved_reciprocal(w: Writer, eqn: Equation) -> bool:
     return w.read_as(eqn, named("integer_pow"), [moved], y=-1)
 
 
-def sum_of_a_stack(w: Writer, eqn: Equation) -> bool:
-    """A sum over the axis along which values were stacked is the sum of these."""
-    made = w.forms.made_by(w.forms.plain(eqn.data[0]), Op.CONCATENATE, Op.STACK) if eqn.op is Op.SUM else None
-    if made is None or len(made.data) < 2 or w.forms.uses[eqn.data[0]] > 1:
-        return False
-    axis = made.params["dimension" if made.op is Op.CONCATENATE else "axis"]
-    if tuple(eqn.params["axes"]) != (axis,) or made.output.shape[axis] != len(made.data):
-        return False
-    kept = [d for d in range(made.output.ndim) if d != axis]
-    out = Var(eqn.output.shape, eqn.output.dtype)
-    parts = [w.forms.place(v) for v in made.data]
-    if made.op is Op.CONCATENATE:
-        parts = [part.seen_at(kept) for part in parts]
-    total, *others = (w.laid_out(part, out, made) for part in parts)
-    *others, last = others
-    for v in others:
-        total = w.add(named("add"), [total, v], lambda a, b: a + b, out, near=eqn)
-    return w.read_as(eqn, named("add"), [total, last])
-
-
 def factor_of_a_sum(w: Writer, eqn: Equation) -> bool:
     """Σ (x · n) is (Σ x) · n, for a number n."""
     scaled = eqn.data[0]
@@ -87,8 +67,7 @@ def masked_sum(w: Writer, eqn: Equation) -> bool:
     contract, batch = eqn.params["dimension_numbers"] if eqn.op is Op.DOT else ((), ((), ()))
     for k, own in enumerate(contract):
         x, mask = eqn.inputs[k], eqn.inputs[1 - k]
-        cast = w.forms.made_by(w.forms.place(mask).core, Op.CAST)
-        whole = cast is not None and cast.inputs[0].dtype == bool and mask.ndim == len(own) and not batch[0]
+        whole = w.forms.mask(mask) is not None and mask.ndim == len(own) and not batch[0]
         in_order = tuple(own) == tuple(sorted(own)) and tuple(contract[1 - k]) == (*range(mask.ndim),)
         if whole and in_order and x in w.dependent:
             masked, axes = _masked(w, eqn, x, mask, tuple(own)), tuple(own)

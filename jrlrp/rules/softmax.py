@@ -11,7 +11,7 @@ from jrlrp.rules.layer import SoftmaxLayer
 
 @dataclass(frozen=True, repr=False)
 class SoftmaxTaylor(Rule):
-    """R_x = x ⊙ (R − s ΣR) for s = softmax(x); entries of x that are −∞ get 0.
+    """R_x = x ⊙ (R − s ΣR) for s = softmax(x); entries whose s is 0, masked say, hand nothing on and get 0.
 
     Source: Achtibat et al. 2024, "AttnLRP", Proposition 3.1.
     """
@@ -20,9 +20,9 @@ class SoftmaxTaylor(Rule):
 
     def __call__(self, layer: SoftmaxLayer, inputs: Sequence[Array], output: Array, relevance: Array) -> tuple[Array]:
         (x,) = inputs
-        total = layer.total(relevance)
         s = jnp.where(jnp.isfinite(output), output, 0)  # a row that is masked out whole is 0/0
-        return (jnp.where(jnp.isfinite(x), x, 0) * (relevance - s * total),)
+        relevance = jnp.where(s == 0, 0, relevance)
+        return (jnp.where(s == 0, 0, x) * (relevance - s * layer.total(relevance)),)
 
 
 @dataclass(frozen=True, repr=False)
