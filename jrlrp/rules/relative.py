@@ -18,8 +18,8 @@ class Relative(Rule):
     R_{i←j} = sgn(z_j) z_ij R_j,   R_i = κ Σ_j R_{i←j},   κ = Σ_j |R_j| / Σ_i |Σ_j R_{i←j}| (0 where that is 0/0).
 
     A matrix is applied to vectors, and each has its κ: each position of a sequence, as if they came one at a time, in
-    a scan, or by vmap. So has all that a mean over axes is taken of. Anything else, a convolution above all, has one κ
-    for each example.
+    a scan, or by vmap. So has all that a mean is taken of, over axes or windows side by side. Anything else, a
+    convolution above all, has one κ for each example.
 
     Nothing is divided by an activation; Σ|R| is kept by each layer; there are no parameters.
 

@@ -123,8 +123,8 @@ LINEAR_MAPS = {
 VARIANTS = [name for name in RULES if "," in name or any(c.isdigit() for c in name.replace("alpha 2 beta -1", ""))]
 SOME = ("dense, bias then scale then bias", "conv, bias", "conv, strided", "conv, batch norm", "average pool", "shift")
 CASES = [(rule, layer) for rule in RULES for layer in (SOME if rule in VARIANTS else LAYERS)]
-# These map several vectors, each of which has a factor of its own in R-LRP.
-VECTORS = ("batched dot_general", "dense on the right, of the middle axis", "mean")
+# These map several vectors, each of which has a factor of its own in R-LRP; windows side by side are such.
+VECTORS = ("batched dot_general", "dense on the right, of the middle axis", "mean", "average pool")
 
 
 @pytest.mark.parametrize(("rule", "layer"), CASES)
