@@ -6,13 +6,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jrlrp.primitives.axes import varying_along
 from jrlrp.primitives.intervals import UNKNOWN, Interval, intersection, met, of_dtype, of_literal, union, widened
 from jrlrp.primitives.row import Op
+from jrlrp.trace import compat
 from jrlrp.trace.control import Body, ControlFlow
 from jrlrp.trace.program import Equation, Literal, Program, Region, Var
 from jrlrp.trace.walk import Walk
@@ -61,7 +61,8 @@ class Facts(Walk[Fact]):
     def __init__(self, program: Program):
         super().__init__()
         self.definition: dict[Var, Equation] = {}
-        self.numbers = {v: np.asarray(c) for v, c in program.constants.items() if _is_small(c)}
+        found = {v: _whole_numbers(c) for v, c in program.constants.items()}
+        self.numbers = {v: numbers for v, numbers in found.items() if numbers is not None}
         self.over(program.equations, {v: _of_numbers(v, c) for v, c in self.numbers.items()})
 
     def __getitem__(self, v: Var) -> Fact:
@@ -177,14 +178,13 @@ class Facts(Walk[Fact]):
         return union(*found) if found else UNKNOWN
 
 
-def _is_small(value: Any) -> bool:
-    """Tell whether a constant is a known array of few whole numbers: an index or a mask, say."""
-    if not isinstance(value, (np.ndarray, jax.Array)) or isinstance(value, jax.core.Tracer):
-        return False
-    if not 0 < value.size < 10_000 or (isinstance(value, jax.Array) and not value.is_fully_addressable):
-        return False
-    whole = jnp.issubdtype(value.dtype, jnp.integer) or value.dtype == bool
-    return whole or (jnp.issubdtype(value.dtype, jnp.floating) and bool(np.isin(np.asarray(value), (0, 1)).all()))
+def _whole_numbers(value: Any) -> np.ndarray | None:
+    """Return a constant if it is a known array of few whole numbers, an index say, or of zeros and ones."""
+    found = compat.known(value, 10_000)
+    if found is None or not found.size:
+        return None
+    whole = jnp.issubdtype(found.dtype, jnp.integer) or found.dtype == bool
+    return found if whole or (jnp.issubdtype(found.dtype, jnp.floating) and np.isin(found, (0, 1)).all()) else None
 
 
 def _of_numbers(v: Var, known: np.ndarray) -> Fact:

@@ -78,9 +78,9 @@ class _Normalisations:
 
     def _scales(self, eqn: Equation) -> bool:
         """Tell whether an equation multiplies or divides one active value by another, one of them made of sums."""
-        if eqn.op not in (Op.MUL, Op.DIV) or isinstance(eqn, Region) or eqn.output not in self.flow.active:
+        if eqn.op not in (Op.MUL, Op.DIV) or len(eqn.operands) != 2 or eqn.output not in self.flow.active:
             return False
-        return len(set(self.flow.active_inputs(eqn))) == 2 and any(v in self.summed for v in eqn.inputs)
+        return len(set(self.flow.active_inputs(eqn))) == 2 and any(v in self.summed for v in eqn.operands)
 
     def _match(self, eqn: Equation) -> Region | None:
         """Return the normalisation that ends at an equation, or where its branches join: x·s + (b − m·s)."""
@@ -164,7 +164,7 @@ class _Normalisations:
                     eqn.params,
                     eqn.path,
                     eqn.source,
-                    eqn.eqn,
+                    None,
                     equations=(eqn,),
                     count=1,
                 )

@@ -91,9 +91,9 @@ def choice_of_negatives(w: Writer, eqn: Equation) -> bool:
     if len(own) < len(data):
         return False
     row = made.row if opposite is None else named(opposite)
-    if not moves:
-        return w.read_as(eqn, row, own, **made.params)
     choose = lambda *values: -made.bind([-v for v in values])
+    if not moves:
+        return w.read_as(eqn, row, own, function=choose, **made.params)
     x = w.again(row, own, made, choose)
     *before, last = reversed(moves)
     for move in before:

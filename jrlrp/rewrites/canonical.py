@@ -5,6 +5,7 @@ variable, and is computed as the user's program computes it (see `Region`); only
 later sees what was read before.
 """
 
+import operator
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -172,16 +173,8 @@ class Writer:
     def add_softmax(self, logits: Var, part: Var, total: Var, group: Group, near: Equation) -> Var:
         """Write a softmax of logits that is computed as part / total, and return its variable."""
         out = Var(part.shape, part.dtype)
-        divide = Added(
-            named("div"),
-            (part, total),
-            (out,),
-            {},
-            near.path,
-            near.source,
-            None,
-            lambda p, t: [(p / t).astype(p.dtype)],
-        )
+        share = lambda p, t: [(p / t).astype(p.dtype)]
+        divide = Added(named("div"), (part, total), (out,), {}, near.path, near.source, None, share)
         held = (part, total, *([group.index] if isinstance(group, Segments) else []))
         row, params = ADDED[Op.SOFTMAX], {"group": group}
         self._take(Region(row, (logits, *held), (out,), params, near.path, near.source, None, equations=(divide,)))
@@ -246,6 +239,7 @@ class Writer:
           params: what the row asks of the equation, if there is no such one.
         """
         params = params if like is None else like.params
+        function = _FUNCTIONS.get(row.op) if like is None and function is None else function
         self.rewrite(eqn, self._region(eqn, row, data, params, function, None if like is None else like.eqn))
         return True
 
@@ -267,10 +261,10 @@ class Writer:
         order = [kept[k] for k in range(len(kept))]
         if order == list(range(out.ndim)):
             return self.read_as(eqn, row, data, function=function, **params)
-        raw, turned = Var(out.shape, out.dtype), Var(tuple(out.shape[d] for d in order), out.dtype)
+        turned = Var(tuple(out.shape[d] for d in order), out.dtype)
         back, path, line = lambda x: [laid_out(x, order, turned.shape)], eqn.path, eqn.source
-        turn = Added(ADDED[Op.BROADCAST], (raw,), (turned,), {}, path, line, None, back)
-        region = self._region(replace(eqn, outputs=(raw,)), row, data, params, function, None)
+        turn = Added(ADDED[Op.BROADCAST], (out,), (turned,), {}, path, line, None, back)
+        region = self._region(eqn, row, data, params, function, None)
         self._take(replace(region, outputs=(turned,), equations=(*region.equations, turn)))
         lay_out = lambda x: [laid_out(x, dims, out.shape)]
         places = lambda operand, axis: replace(axis, dim=order[axis.dim])
@@ -329,6 +323,15 @@ def _changes_dtype(eqn: Equation) -> bool:
     return eqn.op is Op.CAST and eqn.inputs[0].dtype != eqn.output.dtype
 
 
+# The functions of operations that need not be given with them.
+_FUNCTIONS: Mapping[Op, Callable] = {
+    Op.ADD: operator.add,
+    Op.SUB: operator.sub,
+    Op.MUL: operator.mul,
+    Op.DIV: operator.truediv,
+    Op.NEG: operator.neg,
+    Op.IDENTITY: lambda x: x,
+}
 _PRODUCTS = (Op.MUL, Op.DIV)
 _LAYERS = ("dense", "conv", "linear", "average_pool")
 _DEAR = frozenset({Op.DOT, Op.CONV, Op.SCAN, Op.COND, Op.WHILE, Op.REMAT, Op.SHARD_MAP})

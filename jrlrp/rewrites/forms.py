@@ -15,7 +15,7 @@ from jrlrp.primitives.row import Axis, Op
 from jrlrp.trace.groups import Axes, Group, Segments
 from jrlrp.trace.program import Equation, Literal, Var
 
-_MANY = 32
+_MANY = 32  # factors of a product, beyond which its parts are not looked at one by one
 _SMALL = 1e-3  # a number added to a sum of parts that is smaller stabilises a division by it, and means nothing else
 
 
@@ -238,7 +238,7 @@ class Forms:
             number = self.number(b)
             small = number is not None and 0 <= number <= _SMALL and self.facts.interval(a)[0] >= 0
             if eqn.op is Op.SELECT:
-                small = number is not None  # a guard, that holds where the total is 0
+                small = number is not None and self._guards(eqn, a)
                 if not small:
                     continue
             if not small and (eqn.op is Op.MAX or self.facts.interval(b)[0] < 0 or self.facts.interval(a)[0] < 0):
@@ -248,6 +248,17 @@ class Forms:
             if found is not None and found.rest is None:
                 return found if small else Total(found.part, found.group, b)
         return None
+
+    def _guards(self, eqn: Equation, total: Var) -> bool:
+        """Tell whether a choice takes a total wherever that is not 0, or next to it."""
+        test = self.made_by(self.place(eqn.inputs[0]).core, Op.EQUAL, Op.LESS, Op.GREATER, Op.COMPARE)
+        if test is None:
+            return False
+        for a, b in (test.inputs, test.inputs[::-1]):
+            number = self.number(b)
+            if self.place(a).core is self.place(total).core and number is not None and 0 <= number <= _SMALL:
+                return True
+        return False
 
     def _segments(self, eqn: Equation, place: Place) -> Total | None:
         """Return the total of segments: what was scattered by an index, gathered by it again."""

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from functools import cached_property
 
-import jax
 import numpy as np
 
 from jrlrp.analyses.facts import Facts
 from jrlrp.primitives.row import Op
 from jrlrp.rewrites.canonical import equal_values
+from jrlrp.trace import compat
 from jrlrp.trace.program import Equation, Program, Var
 
 _SEEN_THROUGH = (Op.BROADCAST, Op.RESHAPE, Op.SQUEEZE, Op.CAST, Op.IDENTITY)
@@ -57,9 +57,7 @@ class Labels:
 
     def _constant(self, v: Var) -> np.ndarray | None:
         """Return the values of a small array that stands in the program, if it is known."""
-        value = self.constants.get(v)
-        traced = value is None or isinstance(value, jax.core.Tracer) or not getattr(value, "is_fully_addressable", True)
-        return None if traced or v.size > 1_000_000 else np.asarray(value)
+        return compat.known(self.constants.get(v), 1_000_000)
 
     def uncast(self, v: Var) -> Var:
         """Return a value before casts."""

@@ -5,8 +5,9 @@ are others.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -73,7 +74,7 @@ def _way(w: Writer, place: Place, divisor: Place, part: Var | None) -> _Way | No
     if part is None or at is None:
         return None
     after = w.position(w.forms.place(part).core)
-    pending: list[tuple[Var, Place, tuple, Var | None]] = [(place.core, at, (), None)]
+    pending: list[tuple[Var, Place, _Steps, Var | None]] = [(place.core, at, None, None)]
     seen = set[Var]()
     while pending:
         v, at, steps, index = pending.pop()
@@ -81,9 +82,9 @@ def _way(w: Writer, place: Place, divisor: Place, part: Var | None) -> _Way | No
             continue
         seen.add(v)
         if (total := _total_over(w, v, part, at, index)) is not None:
-            return _Way(total, at, steps)
-        eqn = w.forms.definition[v]
-        if not _goes_through(eqn):
+            return _Way(total, at, tuple(_unrolled(steps)))
+        eqn = w.forms.definition.get(v)
+        if eqn is None or not _goes_through(eqn):
             continue
         for k in eqn.row.linear(eqn) if eqn.row.linear is not None else ():
             x = eqn.inputs[k]
@@ -95,9 +96,19 @@ def _way(w: Writer, place: Place, divisor: Place, part: Var | None) -> _Way | No
                     continue
                 where[0] = 0
             before = _brought_back(at, x.ndim, where)
-            if before is not None and w.forms.definition.get(x) is not None:
-                pending.append((x, before, ((eqn, k), *steps), within))
+            if before is not None and not isinstance(x, Literal):
+                pending.append((x, before, (eqn, k, steps), within))
     return None
+
+
+# The equations after a value and the operands by which it enters them, the first of them first.
+_Steps = tuple[Equation, int, Any] | None
+
+
+def _unrolled(steps: _Steps) -> Iterator[tuple[Equation, int]]:
+    while steps is not None:
+        eqn, k, steps = steps
+        yield eqn, k
 
 
 def _goes_through(eqn: Equation) -> bool:

@@ -104,7 +104,7 @@ def outer_product(w: Writer, eqn: Equation) -> bool:
     for v, shared, own, start in zip(eqn.data, batch, free, first, strict=True):
         to = {**{d: n for n, d in enumerate(shared)}, **{d: start + n for n, d in enumerate(own)}}
         spread.append(_spread(w, eqn, v, [to[d] for d in range(v.ndim)]))
-    return w.read_as(eqn, named("mul"), spread, function=lambda a, b: a * b)
+    return w.read_as(eqn, named("mul"), spread)
 
 
 def _spread(w: Writer, eqn: Equation, v: Var, to: Sequence[int]) -> Var:

@@ -157,12 +157,25 @@ def logits_of(w: Writer, v: Var, group: Group | None) -> Var | None:
             v = kept
         elif (source := _picked_from(w, eqn, v, group)) is not None:
             redo.append(source[1])
-            v = source[0]
+            v, group = source[0], _before(eqn, source[0], group)
         else:
             return None
     for step in reversed(redo):
         z = None if z is None else step(z)
     return z
+
+
+def _before(eqn: Equation, x: Var, group: Group | None) -> Group | None:
+    """Return a group of what an equation moves or picks in the dimensions of what it does that to; None if it mixes."""
+    if not isinstance(group, Axes):
+        return group
+    k, out = eqn.inputs.index(x), eqn.output
+    there = [image(eqn, k, Axis(d, n)) if n > 1 else None for d, n in enumerate(x.shape)]
+    came = {axis.dim: d for d, axis in enumerate(there) if axis is not None and axis.is_whole}
+    if x.ndim == out.ndim:  # a part of a dimension was taken
+        came.update({d: d for d in range(out.ndim) if d not in came and d not in came.values()})
+    wide = {d for d in group.dims if out.shape[d] > 1}
+    return Axes(frozenset(came[d] for d in wide)) if wide <= came.keys() else None
 
 
 def _steady_factor(w: Writer, eqn: Equation, group: Group | None) -> Var | None:

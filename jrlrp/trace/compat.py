@@ -167,21 +167,37 @@ def applied_at(eqn: Any) -> Any | None:
     return jax.make_jaxpr(spelled)(*(v.aval for v in eqn.invars))
 
 
-def product_of_slices(eqn: Any) -> Any:
-    """Return a product over axes as a jaxpr that multiplies slices, a prime factor of the length at a time."""
+_MOST_SLICES = 1_000
+
+
+def product_of_slices(eqn: Any) -> Any | None:
+    """Return a product over axes as a jaxpr that multiplies slices, a prime factor of the length at a time.
+
+    None where that would be thousands of equations.
+    """
+    (x,) = (v.aval for v in eqn.invars)
+    if any(max(_prime_factors(x.shape[axis]), default=1) > _MOST_SLICES for axis in eqn.params["axes"]):
+        return None
 
     def spelled(x: Any) -> Any:
         for axis in sorted(eqn.params["axes"], reverse=True):
             count = x.shape[axis]
-            while count > 1:
-                parts = next((k for k in range(2, math.isqrt(count) + 1) if count % k == 0), count)
+            for parts in _prime_factors(count):
                 count //= parts
                 first, *others = (jax.lax.slice_in_dim(x, k * count, (k + 1) * count, axis=axis) for k in range(parts))
                 x = functools.reduce(jax.lax.mul, others, first)
             x = jax.lax.squeeze(x, [axis]) if count else jnp.ones((*x.shape[:axis], *x.shape[axis + 1 :]), x.dtype)
         return x
 
-    return jax.make_jaxpr(spelled)(*(v.aval for v in eqn.invars))
+    return jax.make_jaxpr(spelled)(x)
+
+
+def _prime_factors(count: int) -> list[int]:
+    found = []
+    while count > 1:
+        found.append(next((k for k in range(2, math.isqrt(count) + 1) if count % k == 0), count))
+        count //= found[-1]
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -341,6 +357,16 @@ def bind(eqn: Any, values: Sequence[Any], **overrides: Any) -> list[Any]:
 def with_params(eqn: Any, params: dict[str, Any]) -> Any:
     """Return an equation of a jaxpr with some other parameters."""
     return eqn.replace(params={**eqn.params, **params})
+
+
+def known(value: Any, limit: int) -> np.ndarray | None:
+    """Return an array of at most so many entries as numbers, None if it is traced, larger, or not all here."""
+    if not isinstance(value, (np.ndarray, jax.Array)) or isinstance(value, jax.core.Tracer) or value.size > limit:
+        return None
+    if isinstance(value, jax.Array) and not value.is_fully_addressable:
+        return None
+    with jax.transfer_guard("allow"):
+        return np.asarray(value)
 
 
 def bind_to_numbers(eqn: Any, values: Sequence[Any]) -> list[Any]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -145,7 +146,8 @@ class Region(Equation):
 
     It is evaluated as the user's program does: by `equations`, which may stand elsewhere in the program too. The first
     `count` inputs are those that the operation is a function of; the others are held. `function` applies the operation
-    to other values of these, where no primitive with the region's parameters does.
+    to other values of these, where no primitive with the region's parameters does. Where either is there, what the
+    region makes has the derivative of the operation, and none by what is held.
     """
 
     equations: tuple[Equation, ...] = field(repr=False, default=())
@@ -182,7 +184,21 @@ class Region(Equation):
 
     def run(self, values: Sequence[Any]) -> list[Any]:
         made = evaluated(self.equations, dict(zip(self.inputs, values, strict=True)))
-        return [made[v] for v in self.outputs]
+        if self.function is None and self.eqn is None:
+            return [made[v] for v in self.outputs]
+        return [_as_made_by(made[v], z) for v, z in zip(self.outputs, self.bind_all(values), strict=True)]
+
+
+@jax.custom_jvp
+def _as_made_by(value: Any, operation: Any) -> Any:
+    """Return a value, with the derivative of the operation that it is read as."""
+    return value
+
+
+@_as_made_by.defjvp
+def _derivative_of_the_operation(primals: Any, tangents: Any) -> tuple[Any, Any]:
+    (value, _), (_, tangent) = primals, tangents
+    return value, tangent.astype(value.dtype)
 
 
 @dataclass(frozen=True, eq=False)

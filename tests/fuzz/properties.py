@@ -16,6 +16,7 @@ from definitions import faults
 from fuzz.programs import Program, respelt
 from fuzz.table import N
 from oracles import gradient_times_input
+from stabilisers import refined
 
 import jrlrp
 
@@ -57,25 +58,28 @@ class UnexplainedError(Exception):
     """A program that cannot be explained, which one property alone reports."""
 
 
-def explain(fun: Callable, x: Any, rules: str, transform: Callable = lambda f: f) -> tuple[np.ndarray, np.ndarray]:
+def explain(
+    fun: Callable, x: Any, rules: str, transform: Callable = lambda f: f, fine: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
     try:
-        value, r = transform(jrlrp.value_and_relevance(fun, rules=RULES[rules]()))(x)
+        chosen = refined(RULES[rules]()) if fine else RULES[rules]()
+        value, r = transform(jrlrp.value_and_relevance(fun, rules=chosen))(x)
     except Exception as error:
         raise UnexplainedError from error
     return np.asarray(value), np.asarray(r)
 
 
 @lru_cache(maxsize=64)
-def explained(program: Program, rules: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return value and map of a program at its own inputs, in float64."""
-    return explain(program, jnp.asarray(program.inputs()), rules)
+def explained(program: Program, rules: str, fine: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Return value and map of a program at its own inputs, in float64, by `fine` stabilisers or the field's."""
+    return explain(program, jnp.asarray(program.inputs()), rules, fine=fine)
 
 
 @lru_cache(maxsize=64)
-def sensitivity(program: Program, rules: str) -> float:
+def sensitivity(program: Program, rules: str, fine: bool = False) -> float:
     x = program.inputs()
     moved = x * (1 + 1e-6 * np.random.default_rng(1).choice([-1.0, 1.0], size=x.shape))
-    return _largest(explain(program, jnp.asarray(moved), rules)[1] - explained(program, rules)[1])
+    return _largest(explain(program, jnp.asarray(moved), rules, fine=fine)[1] - explained(program, rules, fine)[1])
 
 
 def _largest(r: Any) -> float:
@@ -163,10 +167,10 @@ def spelt(program: Program, rules: str) -> None:
     if rules in OF_FIRST and any(step.name in OTHER_FIRST for step in program.walk()):
         return
     other = respelt(program)
-    found, wanted = explained(program, rules)[1], explained(other, rules)[1]
-    moved = min(sensitivity(program, rules), sensitivity(other, rules))
+    found, wanted = explained(program, rules, True)[1], explained(other, rules, True)[1]
+    moved = min(sensitivity(program, rules, True), sensitivity(other, rules, True))
     size = min(_largest(found), _largest(wanted))
-    tolerance = (1e-3 if program.rounded else 2e-4) * size + 50 * moved  # stabilisers of 1e-6 stand elsewhere
+    tolerance = (1e-4 if program.rounded else 1e-6) * size + 50 * moved
     same(found, wanted, tolerance, "this is not the map of the same program in plain spellings", rules)
 
 
