@@ -11,7 +11,8 @@ from jrlrp.composites.composite import Composite, fault, without_effect
 from jrlrp.errors import ArgumentError
 from jrlrp.probes import as_patterns, auditing, capturing
 from jrlrp.report import Audit, Plan, make_audit, make_plan
-from jrlrp.rules.base import Rule, brief, ratio
+from jrlrp.rules.base import Rule, brief
+from jrlrp.rules.ratio import of_ratio
 from jrlrp.target import as_target, matching
 from jrlrp.transform import options, trace_function
 
@@ -43,7 +44,7 @@ def value_and_relevance(
     @wraps(fun)
     def explained(*args, **kwargs):
         traced = trace_function(fun, args, kwargs, chosen)
-        probes = capturing(traced.graph, patterns, traced.gradient)
+        probes = capturing(traced.graph, patterns)
         passed = traced.explain(probes)
         shares, measured = passed.propagate(traced.initial(passed.out))
         result = shares if isinstance(argnums, (tuple, list)) else shares[0]
@@ -174,8 +175,6 @@ def pullback(
 
     def propagate(relevance: Any) -> tuple[Any, ...]:
         initial = matching(relevance, passed.out, "the call of propagate")
-        if traced.gradient:
-            initial = jax.tree.map(lambda r, z: ratio(r, z).astype(z.dtype), initial, passed.out)
         return passed.propagate(initial)[0]
 
     return passed.value, propagate
@@ -239,9 +238,9 @@ def audit(
         fun, rules, argnums=argnums, target=as_target(target), has_aux=has_aux, unknown=unknown, primitives=primitives
     )
     traced = trace_function(fun, args, kwargs, chosen)
-    passed = traced.explain(auditing(traced.graph, traced.gradient))
+    passed = traced.explain(auditing(traced.graph))
     initial = traced.initial(passed.out)
     shares, measured = passed.propagate(initial)
-    if traced.gradient:
-        initial = jax.tree.map(lambda g, z: g * z, initial, passed.out)
+    if traced.as_ratio:
+        initial = jax.tree.map(of_ratio, initial, passed.out)
     return make_audit(traced.graph, passed.rules, measured, jax.tree.leaves(initial), jax.tree.leaves(shares))

@@ -1,7 +1,8 @@
 """Run a graph forwards so that its pullback is relevance: each node has its rule for a derivative."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -10,13 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
+from jrlrp.analyses.travel import Travel
 from jrlrp.errors import RuleError, describe
 from jrlrp.graph.graph import Graph
 from jrlrp.graph.layers import layer_of
 from jrlrp.graph.linear_layer import wide
 from jrlrp.graph.nodes import Control, Node
 from jrlrp.probes import Edges, Passage, Probe
-from jrlrp.rules.base import Rule, saturate
+from jrlrp.rules.base import Form, Rule, saturate
+from jrlrp.rules.ratio import damped, of_ratio, over, times
 from jrlrp.trace import compat
 from jrlrp.trace.program import Equation, Var, evaluated, read, typed
 
@@ -27,32 +30,121 @@ def interpret(
     graph: Graph,
     rules: Mapping[Node, Rule],
     inputs: Mapping[Var, Any],
-    wanted: Sequence[Var],
+    wanted: Sequence[tuple[Var, Form]],
+    way: Travel,
     probes: Mapping[Node, Probe] = NO_PROBES,
 ) -> list[Any]:
-    """Evaluate a graph and return the values of the variables `wanted`.
+    """Evaluate a graph and return the values of the variables `wanted`, each with the form in which R comes to it.
 
     Args:
       graph: the graph.
       rules: the rule of each node; one without is left to JAX's own transpose.
       inputs: the value of each of the program's inputs, carriers included.
       wanted: the variables to return.
+      way: the forms in which relevance travels.
       probes: what to measure of the nodes' relevance.
     """
-    values: dict[Var, Any] = {**graph.program.constants, **inputs}
+    values = _Values({**graph.program.constants, **inputs}, way)
     for step in graph.steps:
         if isinstance(step, Equation):  # it hands on no relevance, so nothing has to be differentiated
-            given = [(v, read(v, values)) for v in step.inputs]
-            results: Sequence[Any] = step.run([_held(x) if v in graph.carrying else x for v, x in given])
+            values.update(zip(step.outputs, step.run([values.held(v) for v in step.inputs]), strict=True))
         elif isinstance(step, Control):
-            results = _run_bodies(step, rules, {v: read(v, values) for v in step.flow.inputs}, probes)
+            values.update(zip(step.outputs, _run_bodies(step, rules, values, probes), strict=True))
         else:
-            arguments, constants = ([read(v, values) for v in part] for part in (step.inputs, step.constants))
-            rule, probe = rules.get(step), probes.get(step)
-            plain = probe is None and (rule is None or rule.native)
-            results = step.run(arguments, constants) if plain else _bind(step, rule, arguments, constants, probe)
-        values.update(zip(step.outputs, results, strict=True))
-    return typed(wanted, values)
+            handed = way.handed.get(step, Form.NONE)
+            arguments = [values.handing(x, handed) for x in step.inputs]
+            constants = [values.held(x) for x in step.constants]
+            place = _Place(step, handed, tuple(map(way.form, step.outputs)))
+            run = _run_node if step not in probes else partial(_run_probed, probe=probes[step])
+            values.update(zip(step.outputs, run(place, rules.get(step), arguments, constants), strict=True))
+    return [jnp.asarray(values.handing(v, form), v.dtype) for v, form in wanted]
+
+
+class _Values(dict[Var, Any]):
+    """Values by their variables, as those who hand relevance to them, in one form or the other, read them."""
+
+    def __init__(self, values: Mapping[Var, Any], way: Travel):
+        super().__init__(values)
+        self.way = way
+        self._as_ratio: dict[Var, Any] = {}  # those whose relevance travels as R, for who hands on ratios
+
+    def held(self, v: Var) -> Any:
+        """Return the value of a variable or literal for what hands nothing to it.
+
+        To hold what is held already would hold the derivatives of relevance too.
+        """
+        x = read(v, self)
+        return x if self.way.form(v) is Form.NONE else _held(x)
+
+    def handing(self, v: Var, form: Form) -> Any:
+        """Return the value of a variable or literal for what hands relevance to it in a form."""
+        if form is Form.NONE:
+            return self.held(v)
+        x = read(v, self)
+        if form is not Form.RATIO or self.way.form(v) is not Form.RELEVANCE:
+            return x
+        if v not in self._as_ratio:  # one for all, so that their ratios are summed first
+            self._as_ratio[v] = times(x)
+        return self._as_ratio[v]
+
+
+def _needing(x: Any, comes: Form, form: Form, epsilon: Any = 0.0) -> Any:
+    """Return a value, read by what needs its relevance in a form, whose relevance comes in another, say."""
+    if comes is Form.RATIO and form is Form.RELEVANCE:
+        return times(x)
+    if comes is Form.RELEVANCE and form is Form.RATIO:
+        return over(x, jnp.asarray(epsilon, x.dtype))
+    return damped(x, epsilon) if form is Form.RATIO else x
+
+
+@dataclass(frozen=True, eq=False)
+class _Place:
+    """A node, what it hands to its inputs, and the form in which relevance comes to each of its outputs."""
+
+    node: Node
+    handed: Form
+    comes: tuple[Form, ...]
+
+
+def _run_node(place: _Place, rule: Rule | None, inputs: Sequence[Any], constants: Sequence[Any]) -> Sequence[Any]:
+    """Evaluate a node so that its derivative hands on relevance, in the form that its rule hands to the inputs."""
+    node, handed = place.node, place.handed
+    if handed is Form.NONE:
+        return node.run(inputs, constants)
+    outputs: Sequence[Any]
+    if rule is None or rule.native or (handed is Form.RATIO and rule.is_derivative(node)):
+        outputs = node.run(inputs, constants)
+    else:
+        outputs = (_bind if handed is Form.RELEVANCE else _edited)(node, rule, inputs, constants)
+
+    def converted(z: Any, comes: Form) -> Any:
+        epsilon = 0.0
+        if rule is not None and handed is Form.RATIO:
+            epsilon = rule.stabilizer(layer_of(node, inputs, constants, [z]), z)
+        return _needing(z, comes, handed, epsilon)
+
+    return [converted(z, comes) for z, comes in zip(outputs, place.comes, strict=True)]
+
+
+def _edited(node: Node, rule: Rule, inputs: Sequence[Any], constants: Sequence[Any]) -> Sequence[Any]:
+    """Evaluate a node so that JAX's derivative of it hands on ratios as its rule does."""
+    parameters, put_back = rule.split()
+
+    @jax.custom_jvp
+    def evaluate(inputs, constants, parameters):
+        return node.run(inputs, constants)
+
+    def jvp(primals, tangents):
+        inputs, constants, parameters = primals
+        moved = [None if isinstance(t, SymbolicZero) else t for t in tangents[0]]
+        outputs = node.run(inputs, constants)
+        finite = [jnp.where(jnp.isfinite(x), x, 0) for x in inputs]  # of a row that a mask blanks out whole, say
+        layer = layer_of(node, finite, constants, outputs)
+        pushed = put_back(parameters).push(layer, finite, outputs, moved)
+        return outputs, tuple(t.astype(z.dtype) for t, z in zip(pushed, outputs, strict=True))
+
+    evaluate.defjvp(jvp, symbolic_zeros=True)
+    return evaluate(tuple(inputs), tuple(constants), parameters)
 
 
 def _hold(primals: Any, tangents: Any) -> Any:
@@ -64,39 +156,52 @@ _held = jax.custom_jvp(lambda x: x)
 _held.defjvp(_hold, symbolic_zeros=True)
 
 
-def _run_bodies(
-    node: Control, rules: Mapping[Node, Rule], values: Mapping[Var, Any], probes: Mapping[Node, Probe]
-) -> list[Any]:
+def _run_bodies(node: Control, rules: Mapping[Node, Rule], values: _Values, probes: Mapping[Node, Probe]) -> list[Any]:
     """Evaluate control flow with its bodies interpreted, and return the values of the node's outputs."""
+    flow, way = node.flow, values.way
     inner = [inside for body in node.bodies for inside in body.nodes if inside in probes]
     probe = probes.get(node)
     edges = probe.zeros if probe is not None else Edges((), [()] * len(node.bodies))
 
-    def evaluate(number: int, body: Graph) -> Callable:
-        ends = [k for k, v in enumerate(body.program.outputs) if v in body.unmade]
+    def evaluate(number: int, graph: Graph) -> Callable:
+        body = flow.bodies[number]
+        program = body.program
+        leaving = [way.at_exit(body, v) for v in program.outputs]
+        ends = [k for k, v in enumerate(program.outputs) if v in graph.unmade]
 
         def run(inputs: Sequence[Any], along: Any) -> list[Any]:
             zeros, here = along
             placed = {inside: replace(probes[inside], zeros=zero) for inside, zero in zip(inner, zeros, strict=True)}
-            own = dict(zip(body.program.inputs, inputs, strict=True))
-            results = interpret(body, rules, own, body.program.outputs, placed)
-            return _watched(results, ends, [body.program.outputs[k] for k in ends], probe, here[number])
+            entering = enumerate(zip(program.inputs, inputs, strict=True))
+            own = {v: _needing(x, way.form(v), way.at_entry(flow, body, k)) for k, (v, x) in entering}
+            results = interpret(graph, rules, own, list(zip(program.outputs, leaving, strict=True)), way, placed)
+            return _watched(
+                results, ends, [program.outputs[k] for k in ends], [leaving[k] for k in ends], probe, here[number]
+            )
 
         return run
 
     along = ([probes[inside].zeros for inside in inner], edges.ends)
-    starts = [k for k, v in enumerate(node.flow.inputs) if v in node.starts]
-    operands = [values[v] for v in node.flow.inputs]
-    operands = _watched(operands, starts, [node.flow.inputs[k] for k in starts], probe, edges.start)
-    results = node.flow.emit(operands, [evaluate(number, body) for number, body in enumerate(node.bodies)], along)
-    made = dict(zip(node.flow.outputs, results, strict=True))
+    given = [way.at_operand(flow, n) for n in range(len(flow.inputs))]
+    operands = [values.handing(v, form) for v, form in zip(flow.inputs, given, strict=True)]
+    starts = [k for k, v in enumerate(flow.inputs) if v in node.starts]
+    forms = [given[k] for k in starts]
+    operands = _watched(operands, starts, [flow.inputs[k] for k in starts], forms, probe, edges.start)
+    results = flow.emit(operands, [evaluate(number, body) for number, body in enumerate(node.bodies)], along)
+    numbered = enumerate(zip(flow.outputs, results, strict=True))
+    made = {v: _needing(z, way.form(v), way.at_result(flow, n)) for n, (v, z) in numbered}
     return [made[v] for v in node.outputs]
 
 
 def _watched(
-    values: list[Any], chosen: Sequence[int], names: Sequence[Var], probe: Probe | None, zeros: Any
+    values: list[Any],
+    chosen: Sequence[int],
+    names: Sequence[Var],
+    forms: Sequence[Form],
+    probe: Probe | None,
+    zeros: Any,
 ) -> list[Any]:
-    """Return the values, with a probe of the relevance that comes to those that are `chosen`."""
+    """Return the values, with a probe of the relevance that comes to those that are `chosen`, each in a form."""
     if probe is None or not chosen:
         return values
 
@@ -105,8 +210,9 @@ def _watched(
         return values
 
     def backward(values, relevances):
-        received = _widened(relevances)
-        return relevances, probe.measure(Passage(Rule(), names, (), _widened(values), received, (), _axes(zeros)))
+        received = [_as_relevance(r, z, form) for r, z, form in zip(relevances, values, forms, strict=True)]
+        passage = Passage(Rule(), names, (), _widened(values), _widened(received), (), _axes(zeros))
+        return relevances, probe.measure(passage)
 
     same.defvjp(lambda values, zeros: (values, values), backward)
     own = tuple(jnp.asarray(values[k], v.dtype) for k, v in zip(chosen, names, strict=True))
@@ -133,35 +239,21 @@ def evaluate_rest(graph: Graph, values: Mapping[Var, Any]) -> list[Any]:
     return typed(graph.program.outputs, evaluated(graph.rest, {**graph.program.constants, **values}))
 
 
-@dataclass(frozen=True, repr=False)
-class Transpose(Rule):
-    """JAX's own pullback of the node: what native nodes do, as a rule."""
-
-    def __call__(self, layer: Any, inputs: Sequence[Any], output: Any, relevance: Any) -> tuple[Any, ...]:
-        relevances = relevance if isinstance(relevance, tuple) else (relevance,)
-        outputs, back = jax.vjp(layer.run, *inputs)
-        return back(tuple(_cotangent(r, z) for r, z in zip(relevances, outputs, strict=True)))
-
-
 def _cotangent(relevance: Any, z: Any) -> Any:
     if jnp.issubdtype(z.dtype, jnp.inexact):
         return relevance.astype(z.dtype)
     return np.zeros(z.shape, jax.dtypes.float0)
 
 
-def _bind(
-    node: Node, rule: Rule | None, inputs: Sequence[Any], constants: Sequence[Any], probe: Probe | None
-) -> Sequence[Any]:
-    """Evaluate a node as a function whose pullback is its rule."""
-    rule = Transpose() if rule is None or rule.native else rule
+def _bind(node: Node, rule: Rule, inputs: Sequence[Any], constants: Sequence[Any]) -> Sequence[Any]:
+    """Evaluate a node as a function whose pullback is its rule, of relevance."""
     parameters, put_back = rule.split()
-    axes = _axes(None if probe is None else probe.zeros)
 
     @jax.custom_vjp
-    def evaluate(inputs, constants, parameters, zeros):
+    def evaluate(inputs, constants, parameters):
         return node.run(inputs, constants)
 
-    def forward(inputs, constants, parameters, zeros):
+    def forward(inputs, constants, parameters):
         outputs = node.run(inputs, constants)
         return outputs, (inputs, constants, parameters, outputs)
 
@@ -169,20 +261,60 @@ def _bind(
         inputs, constants, parameters, outputs = residuals
         wide_inputs, outputs, received = _widened(inputs), _widened(outputs), _bounded(_widened(relevances))
         rule, layer = put_back(parameters), layer_of(node, inputs, constants, received)
-        single = len(outputs) == 1
-        shares = rule(layer, wide_inputs, *((outputs[0], received[0]) if single else (outputs, received)))
+        made = (outputs[0], received[0]) if len(outputs) == 1 else (outputs, received)
+        shares = rule(layer, layer.waiting(wide_inputs), *made)
         _check_shares(rule, node, shares)
-        passed = tuple(_rounded(r, x) for r, x in zip(shares, inputs, strict=True))
-        if probe is None:
-            return passed, None, None, None
-        passage = Passage(rule, layer, wide_inputs, outputs, received, _widened(passed), axes)
+        return tuple(_rounded(r, x) for r, x in zip(shares, inputs, strict=True)), None, None
+
+    evaluate.defvjp(forward, backward)
+    return evaluate(tuple(inputs), tuple(constants), parameters)
+
+
+def _run_probed(
+    place: _Place, rule: Rule | None, inputs: Sequence[Any], constants: Sequence[Any], probe: Probe
+) -> Sequence[Any]:
+    """Evaluate a node as `_run_node` does, and measure the relevance that passes it."""
+    node = place.node
+    parameters, put_back = (Rule() if rule is None else rule).split()
+    axes = _axes(probe.zeros)
+
+    @jax.custom_vjp
+    def evaluate(inputs, constants, parameters, zeros):
+        return tuple(node.run(inputs, constants))
+
+    def forward(inputs, constants, parameters, zeros):
+        outputs = tuple(node.run(inputs, constants))
+        return outputs, (inputs, constants, parameters, outputs)
+
+    def backward(residuals, given):
+        inputs, constants, parameters, outputs = residuals
+        used = put_back(parameters)
+        own = None if rule is None else used
+        if place.handed is Form.NONE:
+            passed = tuple(jnp.zeros_like(x) for x in inputs)
+        else:
+            made, back = jax.vjp(lambda *inputs: tuple(_run_node(place, own, inputs, constants)), *inputs)
+            passed = back(tuple(_cotangent(r, z) for r, z in zip(given, made, strict=True)))
+        came = [_as_relevance(r, z, form) for r, z, form in zip(given, outputs, place.comes, strict=True)]
+        went = [_as_relevance(r, x, place.handed) for r, x in zip(passed, inputs, strict=True)]
+        received, shares = _bounded(_widened(came)), _widened(went)
+        layer = layer_of(node, inputs, constants, received)
+        passage = Passage(used, layer, _widened(inputs), _widened(outputs), received, shares, axes)
         return passed, None, None, probe.measure(passage)
 
     evaluate.defvjp(forward, backward)
-    return evaluate(tuple(inputs), tuple(constants), parameters, None if probe is None else probe.zeros)
+    return evaluate(tuple(inputs), tuple(constants), parameters, probe.zeros)
 
 
-def _widened(values: Sequence[Any]) -> tuple[Any, ...]:
+def _as_relevance(cotangent: Any, value: Any, form: Form) -> Any:
+    """Return the relevance that came in a form."""
+    if form is not Form.RATIO or not jnp.issubdtype(value.dtype, jnp.inexact):
+        return cotangent
+    kind = wide(value.dtype) if jnp.issubdtype(value.dtype, jnp.floating) else value.dtype
+    return of_ratio(cotangent.astype(kind), value.astype(kind))
+
+
+def _widened(values: Iterable[Any]) -> tuple[Any, ...]:
     """Return floats in the dtype that rules compute in."""
     return tuple(x.astype(wide(x.dtype)) if jnp.issubdtype(x.dtype, jnp.floating) else x for x in values)
 

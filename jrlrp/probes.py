@@ -4,7 +4,7 @@ A probe is an extra input of the node, all zeros, whose cotangent is the measure
 are both read off in this way, by the same pullback that gives the relevance of the inputs.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
@@ -16,7 +16,6 @@ from jrlrp.errors import ArgumentError
 from jrlrp.graph.graph import Graph
 from jrlrp.graph.linear_layer import wide
 from jrlrp.graph.nodes import Control, Node
-from jrlrp.primitives.row import Op
 from jrlrp.rules.base import Array, Rule, bound, saturate
 from jrlrp.trace import compat
 from jrlrp.trace.program import Var
@@ -64,12 +63,11 @@ def as_patterns(capture: Any) -> tuple[Any, ...]:
     return patterns
 
 
-def capturing(graph: Graph, patterns: Sequence[Any], gradient: bool) -> dict[Node, Probe]:
+def capturing(graph: Graph, patterns: Sequence[Any]) -> dict[Node, Probe]:
     """Return the probes of relevance at the outputs of all nodes that the patterns name.
 
     Args:
       patterns: as `as_patterns` returns them.
-      gradient: gradients pass the nodes, to be multiplied by values.
 
     What is captured inside a scan has a leading axis of its turns.
 
@@ -88,7 +86,7 @@ def capturing(graph: Graph, patterns: Sequence[Any], gradient: bool) -> dict[Nod
         if not found:
             known = ", ".join(list(graph.names.values())[:12]) or "(none: no relevance passes anything)"
             raise ArgumentError(f"capture={pattern!r} matches no node; plan() prints their names. Some are: {known}.")
-        chosen.update({node: _capture(node, graph.turns[node], gradient) for node in found})
+        chosen.update({node: _capture(node, graph.turns[node]) for node in found})
     return chosen
 
 
@@ -98,14 +96,11 @@ def _names(pattern: Any, node: Node, name: str) -> bool:
     return fnmatchcase(node.path, pattern) or fnmatchcase(name, pattern)
 
 
-def _capture(node: Node, turns: tuple[int, ...], gradient: bool) -> Probe:
+def _capture(node: Node, turns: tuple[int, ...]) -> Probe:
     numbers = [k for k, v in enumerate(node.outputs) if jnp.issubdtype(v.dtype, jnp.inexact)]
 
     def measure(passage: Passage) -> tuple[Array, ...]:
-        return tuple(
-            _relevance([passage.received[k]], [passage.outputs[k]], gradient)[0].astype(_real(node.outputs[k]))
-            for k in numbers
-        )
+        return tuple(jnp.real(passage.received[k]).astype(_real(node.outputs[k])) for k in numbers)
 
     outputs = [node.outputs[k] for k in numbers]
     return Probe(tuple(jnp.zeros((*turns, *v.shape), _real(v)) for v in outputs), measure)
@@ -118,33 +113,23 @@ class Edges(NamedTuple):
     ends: Sequence[Any]
 
 
-def auditing(graph: Graph, gradient: bool) -> dict[Node, Probe]:
+def auditing(graph: Graph) -> dict[Node, Probe]:
     """Return the probes of all nodes' amounts; see `AMOUNTS`."""
-    carriers = frozenset(_carriers(graph)) if gradient else frozenset()
     probes: dict[Node, Probe] = {}
     for node, turns in graph.turns.items():
         if not isinstance(node, Control):
-            probes[node] = _audit(node, turns, gradient)
+            probes[node] = _audit(node, turns)
         elif node.starts or any(body.unmade for body in node.bodies):
-            probes[node] = _edges(node, turns, gradient, carriers)
+            probes[node] = _edges(node, turns)
     return probes
 
 
-def _carriers(graph: Graph) -> Iterator[Var]:
-    """Return the carriers of ids that are constant."""
-    yield from (v for eqn in graph.program.equations if eqn.op is Op.FULL for v in eqn.outputs)
-    for node in graph.own_nodes:
-        for body in node.bodies if isinstance(node, Control) else ():
-            yield from _carriers(body)
-
-
-def _edges(node: Control, turns: tuple[int, ...], gradient: bool, carriers: frozenset[Var]) -> Probe:
+def _edges(node: Control, turns: tuple[int, ...]) -> Probe:
     """Return the probe of what comes to control flow's constant first states and outputs, and goes no further."""
     dtype = _wide(node.outputs)
 
     def measure(passage: Passage) -> Array:
-        pairs = zip(passage.layer, passage.received, passage.outputs, strict=True)
-        received = [r for v, got, z in pairs for r in _relevance([got], [z], gradient and v not in carriers)]
+        received = _relevance(passage.received, passage.outputs)
         return _amounts({"received": _total(received), "size_received": _size(received)}, dtype, passage.axes)
 
     zeros = jnp.zeros((*turns, len(AMOUNTS)), dtype)
@@ -152,15 +137,12 @@ def _edges(node: Control, turns: tuple[int, ...], gradient: bool, carriers: froz
     return Probe(Edges(zeros, [inside if body.unmade else () for body in node.bodies]), measure)
 
 
-def _audit(node: Node, turns: tuple[int, ...], gradient: bool) -> Probe:
-    # What a carrier's cotangent says is multiplied already. An embedding's table is no explained input beside its ids.
-    moves_ids, looks_up = (node.equations[-1].op is op for op in (Op.CARRY, Op.EMBEDDING))
-
+def _audit(node: Node, turns: tuple[int, ...]) -> Probe:
     def measure(passage: Passage) -> Array:
-        received = _relevance(passage.received, passage.outputs, gradient and not moves_ids)
-        passed = _relevance(passage.passed, passage.inputs, gradient and not (moves_ids or looks_up))
+        received = _relevance(passage.received, passage.outputs)
+        passed = _relevance(passage.passed, passage.inputs)
         kept: Mapping[str, Array] = {}
-        if not gradient and len(node.outputs) == 1:
+        if len(node.outputs) == 1:
             kept = passage.rule.absorbed(passage.layer, passage.inputs, passage.outputs[0], passage.received[0])
         amounts = {
             "received": _total(received),
@@ -201,10 +183,9 @@ def _wide(variables: Iterable[Var]) -> Any:
     return wide(*(_real(v) for v in variables if jnp.issubdtype(v.dtype, jnp.inexact)))
 
 
-def _relevance(cotangents: Sequence[Array], values: Sequence[Array], gradient: bool) -> list[Array]:
-    """Return relevance: real, as it is of a real score; what passes complex numbers is their gradient."""
-    pairs = [(r, z) for r, z in zip(cotangents, values, strict=True) if jnp.issubdtype(z.dtype, jnp.inexact)]
-    return [jnp.real(r * z) if gradient else r for r, z in pairs]
+def _relevance(relevances: Sequence[Array], values: Sequence[Array]) -> list[Array]:
+    """Return the relevance of values that are numbers: real, as it is of a real score."""
+    return [jnp.real(r) for r, z in zip(relevances, values, strict=True) if jnp.issubdtype(z.dtype, jnp.inexact)]
 
 
 def _size(relevances: Sequence[Array]) -> Array:

@@ -10,6 +10,7 @@ import numpy as np
 
 from jrlrp.errors import TargetError
 from jrlrp.rules.base import brief, ratio
+from jrlrp.trace import compat
 
 _FORMS = 'expected "max", "all", a class index, an integer array of them, or a callable out -> R_out'
 
@@ -90,8 +91,7 @@ class Target:
             index = index.astype(jnp.int32)
         index = jnp.where(index < 0, index + classes, index)[..., None]
         position = jax.lax.broadcasted_iota(index.dtype, out.shape, out.ndim - 1)
-        chosen = (position == jnp.broadcast_to(index, out.shape)).astype(out.dtype)
-        return chosen + jnp.sum(out, where=False)  # 0, of what shard_map knows of the output
+        return compat.varying((position == jnp.broadcast_to(index, out.shape)).astype(out.dtype), [out])
 
     def initial(self, outputs: Any) -> Any:
         """Return the initial relevance, in the outputs' structure; NaN where the explained score is."""
@@ -101,7 +101,10 @@ class Target:
         return matching(relevance, outputs, "the callable target")
 
     def score_gradient(self, outputs: Any) -> Any:
-        """Return the derivative of the explained score, Σ of the initial relevance, with respect to the outputs."""
+        """Return the derivative of the explained score, Σ of the initial relevance, with respect to the outputs.
+
+        It is the ratio of the initial relevance to them.
+        """
         if not callable(self.form):
             return jax.tree.map(self.mask, outputs)
         return jax.tree.map(lambda r, out: ratio(r, out).astype(out.dtype), self.initial(outputs), outputs)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jrlrp.analyses.reach import reached
+from jrlrp.analyses.travel import travel
 from jrlrp.composites.composite import Composite, as_composite, choose_rules
 from jrlrp.composites.presets import relative_plus
 from jrlrp.errors import ArgumentError, UnreachedError, UnsupportedError, describe, warn
@@ -24,8 +25,9 @@ from jrlrp.rewrites.canonical import canonical, expanded
 from jrlrp.rewrites.carriers import add_carriers
 from jrlrp.rewrites.rewrites import PASSES
 from jrlrp.rewrites.score import explain_at_score
-from jrlrp.rules.base import Rule
+from jrlrp.rules.base import Form, Rule, saturate
 from jrlrp.target import Target, check_outputs
+from jrlrp.trace import compat
 from jrlrp.trace.inline import trace
 from jrlrp.trace.program import Equation, Var
 
@@ -195,16 +197,18 @@ class Traced:
         start = [inputs[v] for v in graph.explained]
 
         later = made_before(graph)
+        given = [Form.RATIO if self.as_ratio else Form.RELEVANCE] * count
+        way = travel(graph, rules, given)
 
         def run(start, zeros):
             values = {**inputs, **dict(zip(graph.explained, start, strict=True))}
             placed = {node: replace(probes[node], zeros=zero) for node, zero in zip(probes, zeros, strict=True)}
-            outputs = interpret(graph, rules, values, (*graph.outputs, *later), placed)
+            wanted = [*zip(graph.outputs, given, strict=True), *((v, Form.NONE) for v in later)]
+            outputs = interpret(graph, rules, values, wanted, way, placed)
             return outputs[:count], outputs[count:]
 
-        # 0, of what shard_map knows of the inputs' axes: cotangents have to vary as the probes do.
-        axes = sum((jnp.sum(leaf, where=False).astype(np.float32) for leaf in inputs.values()), np.float32(0))
-        zeros = [jax.tree.map(lambda z: z + axes.astype(z.dtype), probe.zeros) for probe in probes.values()]
+        # Cotangents have to vary over a mesh as the probes do.
+        zeros = [jax.tree.map(lambda z: compat.varying(z, inputs.values()), probe.zeros) for probe in probes.values()]
         outputs, pull, found = jax.vjp(run, start, zeros, has_aux=True)
         rest = evaluate_rest(graph, {**inputs, **dict(zip(later, found, strict=True))})
         value = jax.tree.unflatten(self.out_tree, rest[:count])
@@ -214,10 +218,7 @@ class Traced:
         def propagate(relevance):
             given = [_known(r, v) for r, v in zip(jax.tree.leaves(relevance), rest[:count], strict=True)]
             shares, measured = pull([jnp.where(jnp.isnan(r), 0, r) for r in given])
-            shares = [r + nothing for r, nothing in zip(shares, self._unknown(given), strict=True)]
-            if self.gradient:  # what came back is a gradient; a carrier's is multiplied already
-                pairs = zip(graph.explained, start, shares, strict=True)
-                shares = [g if v in carriers else x * g for v, x, g in pairs]
+            shares = [saturate(r, r.dtype) + nothing for r, nothing in zip(shares, self._unknown(given), strict=True)]
             return jax.tree.unflatten(self.in_tree, shares), dict(zip(probes, measured, strict=True))
 
         return Explained(jax.tree.unflatten(self.out_tree, outputs), value, aux, rules, propagate)
@@ -240,10 +241,15 @@ class Traced:
         return [total.reshape(shape).astype(v.dtype) for v, shape in zip(explained, shapes, strict=True)]
 
     def initial(self, out: Any) -> Any:
-        """Return what the target sends back from the explained output: relevance, or a gradient."""
+        """Return what the target sends back from the explained output: relevance, or its ratio to the output."""
         target = self.options.target
         assert target is not None
-        return target.score_gradient(out) if self.gradient else target.initial(out)
+        return target.score_gradient(out) if self.as_ratio else target.initial(out)
+
+    @property
+    def as_ratio(self) -> bool:
+        """Whether the ratio of the initial relevance to the output is known without a look at its value."""
+        return self.options.target is not None and not callable(self.options.target.form)
 
 
 def trace_function(fun: Callable, args: Sequence[Any], kwargs: Mapping[str, Any], options: Options) -> Traced:
@@ -282,7 +288,7 @@ def trace_function(fun: Callable, args: Sequence[Any], kwargs: Mapping[str, Any]
     if gradient:  # derivatives need no more than the equations themselves
         program = expanded(program)
     integers = [v for v in own if jnp.issubdtype(v.dtype, jnp.integer)]
-    program, carriers, ids = add_carriers(program, integers, gradient)
+    program, carriers, ids = add_carriers(program, integers)
     graph = build(program, [carriers.get(v, v) for v in own], outputs, ids, gradient)
     if options.target is not None:
         options.target.check(graph.outputs, per_example=_is_per_example(graph, own))

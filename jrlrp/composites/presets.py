@@ -175,7 +175,7 @@ def deep_taylor(low: Any = None, high: Any = None) -> Composite:
     return _layered(ZPlus(), ZPlus(), WSquare() if low is None else ZBox(low, high))
 
 
-def attn_lrp(epsilon: Any = 1e-6) -> Composite:
+def attn_lrp(epsilon: Any = 0.0) -> Composite:
     """AttnLRP: ε for conv and dense layers, equal parts for the factors of every product, the Taylor rule for softmax.
 
     Normalisations have their statistics held, as in the authors' code, and are affine layers then. For RMS norms that
@@ -183,7 +183,7 @@ def attn_lrp(epsilon: Any = 1e-6) -> Composite:
     it keeps relevance from growing where a feature is near zero.
 
     Args:
-      epsilon: the stabiliser of all layers, ≥ 0.
+      epsilon: the stabiliser of all that divides, ≥ 0; at 0 nothing divides, as in the authors' efficient code.
 
     Raises:
       RuleError: for a negative epsilon.
@@ -192,14 +192,14 @@ def attn_lrp(epsilon: Any = 1e-6) -> Composite:
     """
     rule = Epsilon(epsilon)
     entries = [(match(("affine", "normalisation")), rule), (match("product"), Uniform(rule)), _STANDARDISATION]
-    return _preset([*classical(), *entries])
+    return _preset([*classical(epsilon), *entries])
 
 
-def cp_lrp(epsilon: Any = 1e-6) -> Composite:
+def cp_lrp(epsilon: Any = 0.0) -> Composite:
     """ε for conv and dense layers; attention weights and the gates that activations make are constants.
 
     Args:
-      epsilon: the stabiliser of all layers, ≥ 0.
+      epsilon: the stabiliser of all that divides, ≥ 0; at 0 nothing divides, as in the authors' efficient code.
 
     Raises:
       RuleError: for a negative epsilon.
@@ -209,7 +209,7 @@ def cp_lrp(epsilon: Any = 1e-6) -> Composite:
     rule = Epsilon(epsilon)
     return _preset(
         [
-            *classical(),
+            *classical(epsilon),
             (match(("affine", "normalisation")), rule),
             (match("product"), ValuesOnly(rule)),
             (match("softmax"), Block()),

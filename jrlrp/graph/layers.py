@@ -10,7 +10,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from jrlrp.graph.linear_layer import Layer, LinearLayer, wide
-from jrlrp.graph.nodes import Affine, Choice, Custom, LogSumExp, Node, Normalisation, Product, Softmax, Sum
+from jrlrp.graph.nodes import (
+    Activation,
+    Affine,
+    AtZero,
+    Choice,
+    Custom,
+    LogSumExp,
+    Node,
+    Normalisation,
+    Product,
+    Softmax,
+    Sum,
+)
 from jrlrp.primitives.row import Op
 from jrlrp.rules import layer as seen
 from jrlrp.trace.groups import Axes
@@ -47,6 +59,9 @@ class NormalisationLayer(Layer, seen.MapLayer):
             values.update(zip(eqn.outputs, eqn.run(arguments), strict=True))
         return values[node.output].astype(wide(node.output.dtype))
 
+    def linearised(self, x: Array) -> tuple[Array]:
+        return (self._with_statistics_held(x).astype(self._node.output.dtype),)
+
     @cached_property
     def bias(self) -> Array:
         return self._with_statistics_held(jnp.zeros_like(self._x))
@@ -65,6 +80,15 @@ class SumLayer(Layer, seen.SumLayer):
     def terms(self, inputs: Sequence[Array]) -> list[Array]:
         node: Sum = self._node  # type: ignore[assignment]
         return [x if sign > 0 else -x for x, sign in zip(inputs, node.signs, strict=True)]
+
+
+class ActivationLayer(Layer):
+    """An activation; `at_zero` says what it is there."""
+
+    @property
+    def at_zero(self) -> AtZero:
+        node: Activation = self._node  # type: ignore[assignment]
+        return node.at_zero
 
 
 class ChoiceLayer(Layer, seen.ChoiceLayer):
@@ -94,7 +118,8 @@ class ProductLayer(Layer, seen.ProductLayer):
 
     def __init__(self, node: Product, constants: Sequence[Array]):
         super().__init__(node, constants)
-        self.gates, self.origins, self.contraction = node.gates, node.origins, node.contraction
+        self.gates, self.inverse = node.gates, node.inverse
+        self.origins, self.contraction = node.origins, node.contraction
 
     def linear(self, k: int, inputs: Sequence[Array], relevance: Array) -> LinearLayer:
         """Return a contraction as a linear layer of its k-th operand, the other being the weights."""
@@ -173,6 +198,8 @@ def layer_of(node: Node, inputs: Sequence[Array], constants: Sequence[Array], re
         return LinearLayer(node, constants, inputs[0], relevances[0])
     if isinstance(node, Normalisation):
         return NormalisationLayer(node, constants, inputs[0])
+    if isinstance(node, Activation):
+        return ActivationLayer(node, constants)
     if isinstance(node, Sum):
         return SumLayer(node, constants)
     if isinstance(node, Choice):

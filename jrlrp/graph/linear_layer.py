@@ -13,6 +13,7 @@ from jrlrp.graph.nodes import Affine, Node, Step
 from jrlrp.primitives.row import Op
 from jrlrp.rewrites.fast import DepthwiseConv
 from jrlrp.rules import layer as seen
+from jrlrp.trace import compat
 from jrlrp.trace.program import Equation, Literal, Var
 
 Array = Any
@@ -35,6 +36,14 @@ class Layer(seen.Layer):
         """Evaluate the node on inputs of the user's dtypes."""
         own = [x.astype(v.dtype) for x, v in zip(inputs, self._node.inputs, strict=True)]
         return self._node.run(own, self._constants)
+
+    def linearised(self, *inputs: Array) -> tuple[Array, ...]:
+        """Evaluate the node with what a rule holds held."""
+        return self.run(*inputs)
+
+    def waiting(self, inputs: Sequence[Array]) -> Sequence[Array]:
+        """Return the inputs, of which nothing is made before relevance comes; see `zero_after`."""
+        return inputs
 
     def value(self, v: Var) -> Array:
         """Return the value of one of the node's constants."""
@@ -66,6 +75,9 @@ class LinearLayer(Layer, seen.LinearLayer):
     @cached_property
     def _zero(self) -> Array:
         return zero_after(jax.lax.stop_gradient(self._relevance)).astype(self.dtype)
+
+    def waiting(self, inputs: Sequence[Array]) -> Sequence[Array]:
+        return [x + self._zero for x in inputs]
 
     @cached_property
     def weight(self) -> Array | None:
@@ -226,21 +238,23 @@ def _places(core: Equation, operand: int) -> tuple[list[int], list[int]] | None:
 def zero_after(relevance: Array) -> Array:
     """Return 0, but on CPUs not before `relevance` is known.
 
-    XLA's CPU backend runs whatever it can as soon as it can. What rules make of weights depends on no relevance, so it
-    would stand in memory for all layers at once, from the forward pass on.
+    XLA's CPU backend runs whatever it can as soon as it can. What rules make of weights and inputs alone depends on no
+    relevance, so it would stand in memory for all layers at once, from the forward pass on.
     """
     return jax.lax.platform_dependent(relevance, cpu=_waiting_zero, default=_zero)
 
 
 def _zero(relevance: Array) -> Array:
-    return jnp.sum(relevance, where=False)  # of relevance, for what shard_map knows of its axes
+    return compat.varying(jnp.zeros((), relevance.dtype), [relevance])
 
 
 def _waiting_zero(relevance: Array) -> Array:
     if not relevance.size or any(jax.typeof(relevance).sharding.spec):  # one entry of a sharded array is nowhere
         return _zero(relevance)
-    first = relevance[(0,) * relevance.ndim]
-    return jnp.where(jnp.isfinite(first), 0 * first, 0)
+    # By a dot, which nothing that waits computes anew.
+    first = jnp.atleast_1d(relevance[(0,) * (relevance.ndim - 1)])
+    known = first @ np.linspace(0.5, 1, first.size, dtype=first.dtype)
+    return jnp.where(jnp.isfinite(known), 0 * known, 0)
 
 
 @zero_after.def_vmap

@@ -1,11 +1,12 @@
 """Node types: what a group of equations means together. All frozen; none holds a number of the run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
+import numpy as np
 
 from jrlrp.primitives.intervals import UNKNOWN, Interval
 from jrlrp.primitives.row import Axis, Op
@@ -133,8 +134,45 @@ class Choice(Node):
         return eqn.op in (Op.MAXIMUM, Op.WINDOW_MAXIMUM, Op.MAX) and eqn.inputs == self.inputs
 
 
+_KINKS = (Op.MAX, Op.MIN, Op.CLAMP, Op.ABS)
+
+
+@dataclass(frozen=True)
+class AtZero:
+    """What an activation f is at 0: whether f(0) = 0, f'(0), and f(x) / x on either side, if these are two numbers.
+
+    Where the two differ, a choice of one of two has the slope of the upper side at 0, a maximum or a size 0.
+    """
+
+    vanishes: bool = False
+    slope: float = 0.0
+    slopes: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Activation(Node):
-    """An elementwise function of one variable, of that variable's shape."""
+    """An elementwise function of one variable, of that variable's shape.
+
+    Attributes:
+      function: computes it at known points, NaN where that cannot be told.
+    """
+
+    function: Callable[[np.ndarray], np.ndarray] = field(repr=False)
+
+    @cached_property
+    def at_zero(self) -> AtZero:
+        small = 1e-6
+        points = np.array([0.0, small, -small, 1.0, -1.0, 3.0, -3.0, 0.1, -0.1])
+        zero, right, left, up, down, *others = self.function(points)
+        if zero != 0:
+            return AtZero()
+        expected = [3 * up, 3 * down, 0.1 * up, 0.1 * down]
+        homogeneous = bool(np.allclose(others, expected, 1e-9, 1e-12)) and bool(np.isfinite([up, down]).all())
+        slope = (right - left) / (2 * small) if np.isfinite(left) else right / small
+        if homogeneous and right != -left:
+            slope = 0.0 if any(eqn.op in _KINKS for outer in self.equations for eqn in outer.flat) else up
+        slope = slope if np.isfinite(slope) else 0.0
+        return AtZero(True, float(slope), (float(up), -float(down)) if homogeneous else None)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -252,10 +290,12 @@ class Sum(Node):
 class Product(Node):
     """A product of several inputs, elementwise, or a contraction of two.
 
-    A gate is a factor, or one over a divisor, that is known to lie in [0, 1]. `origins` are the kinds of the nodes
-    that the factors come out of, seen through movements and scales; None for an input.
+    A gate is a factor, or one over a divisor, that is known to lie in [0, 1]; `inverse` says which factors divide.
+    `origins` are the kinds of the nodes that the factors come out of, seen through movements and scales; None for an
+    input.
     """
 
     gates: tuple[bool, ...] = ()
+    inverse: tuple[bool, ...] = ()
     origins: tuple[str | None, ...] = ()
     contraction: bool = field(default=False)

@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 from jrlrp.analyses.activity import Flow, activity_of, body_flow, flow_of
 from jrlrp.analyses.batch import batch_of
@@ -29,7 +31,9 @@ from jrlrp.recognition.affine import affine_layers, settled
 from jrlrp.recognition.combine import combinations, join_sums
 from jrlrp.recognition.elementwise import Link, activations, elementwise_links
 from jrlrp.recognition.norms import normalisations, with_normalisations
+from jrlrp.rewrites.curves import values_at
 from jrlrp.rewrites.spell_out import spelled_out
+from jrlrp.trace import compat
 from jrlrp.trace.control import ControlFlow
 from jrlrp.trace.program import Equation, Program, Var
 
@@ -151,9 +155,19 @@ def _activations(flow: Flow, links: dict[Var, Link], taken: set[Equation]) -> li
             equations = tuple(flow.order(set(curve.equations)))
             taken.update(equations)
             nodes.append(
-                Activation(kind="activation", equations=equations, inputs=(curve.source,), outputs=(curve.output,))
+                Activation(
+                    kind="activation",
+                    equations=equations,
+                    inputs=(curve.source,),
+                    outputs=(curve.output,),
+                    function=partial(_evaluated, flow.facts, curve.source, curve.output, equations),
+                )
             )
     return nodes
+
+
+def _evaluated(facts: Facts, source: Var, sink: Var, equations: Sequence[Equation], points: np.ndarray) -> np.ndarray:
+    return compat.with_numbers(lambda: values_at(equations, source, sink, points, facts))
 
 
 def _single(flow: Flow, eqn: Equation) -> Node:

@@ -130,5 +130,6 @@ def _product(flow, eqn, equations, terms, contraction=False) -> Product:
         inputs=tuple(v for v, _ in terms),
         outputs=eqn.outputs,
         gates=tuple(is_gate(*term) for term in terms),
+        inverse=tuple(inverted for _, inverted in terms),
         contraction=contraction,
     )

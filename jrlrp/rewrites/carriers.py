@@ -20,16 +20,11 @@ from jrlrp.trace.inline import opened
 from jrlrp.trace.program import Added, Equation, Program, Var
 
 
-def add_carriers(
-    program: Program, ids: Sequence[Var], gradient: bool = False
-) -> tuple[Program, dict[Var, Var], frozenset[Var]]:
-    """Return the program with a carrier for each integer input in `ids`, those carriers, and all that have one.
-
-    With `gradient`, a carrier's derivative is gradient × input: it scales the numbers that ids become.
-    """
+def add_carriers(program: Program, ids: Sequence[Var]) -> tuple[Program, dict[Var, Var], frozenset[Var]]:
+    """Return the program with a carrier for each integer input in `ids`, those carriers, and all that have one."""
     if not ids:
         return program, {}, frozenset()
-    companions = Companions(ids, gradient, Facts(program), ids)
+    companions = Companions(ids, Facts(program), ids)
     inputs = dict(companions.carrier)
     equations = (*companions.ones(), *_follow(companions, program))
     constants = {**program.constants, **companions.constants}
@@ -198,7 +193,7 @@ def _inside(eqn: ControlFlow, body: Body, outside: Companions) -> tuple[Companio
     looped = {start for _, start in body.carried}
     while True:
         fixed = [inputs[k] for k in ids if eqn.inputs[body.operands[k]] in outside.fixed and k not in looped]
-        found = Companions([inputs[k] for k in sorted(ids)], outside.gradient, outside.facts, fixed)
+        found = Companions([inputs[k] for k in sorted(ids)], outside.facts, fixed)
         equations = list(_follow(found, body.program))
         later = {start for turn, start in body.carried if outputs[turn] in found.carrier}
         if later <= ids:

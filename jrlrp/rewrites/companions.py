@@ -46,8 +46,8 @@ class Companions:
       constants: those of calls that were opened.
     """
 
-    def __init__(self, ids: Sequence[Var], gradient: bool, facts: Facts, fixed: Sequence[Var]):
-        self.gradient, self.facts, self.inputs = gradient, facts, tuple(ids)
+    def __init__(self, ids: Sequence[Var], facts: Facts, fixed: Sequence[Var]):
+        self.facts, self.inputs = facts, tuple(ids)
         self.carrier = {v: like(v.shape) for v in ids}
         self.mask = {carrier: like(carrier.shape) for carrier in self.carrier.values()}
         self.varying: dict[Var, frozenset[int]] = {}
@@ -150,7 +150,7 @@ def become_numbers(
     carriers = [companions.carrier[eqn.inputs[k]] for k in carried]
     masks = [companions.mask[c] for c in carriers]
     equations = _with_carriers(eqn, carriers, masks, companions, spread)
-    if along is None or eqn.output not in companions.fixed or companions.gradient:
+    if along is None or eqn.output not in companions.fixed:
         return equations
     total = lambda *values: [sum(map(spread.value, values))]
     beside = companions.add_code(equations[0].output, eqn.output, along)
@@ -179,7 +179,7 @@ def _with_carriers(
 
     def share(x, *values):
         carried = mean(values).astype(x.dtype)
-        return [x * (1 + carried) if companions.gradient else x + carried]
+        return [x + carried]
 
     def places(operand, axis):
         return axis if operand == 0 else spread.places(axis)

@@ -3,6 +3,7 @@
 import heapq
 import math
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import jax.numpy as jnp
@@ -135,10 +136,10 @@ class Curve:
         """
         interval = facts.interval(source)
         grid = np.append(_grid(interval), 0.0)
-        values = _values(part, source, sink, grid, facts, dict(zip(labels, (0, 1), strict=False)))
+        values = values_at(part, source, sink, grid, facts, dict(zip(labels, (0, 1), strict=False)))
         sign = _direction(values[:-1])
         if labels:
-            other = _values(part, source, sink, grid, facts, dict(zip(labels, (1, 0), strict=False)))
+            other = values_at(part, source, sink, grid, facts, dict(zip(labels, (1, 0), strict=False)))
             sign = sign if sign == -_direction(other[:-1]) else 0
         if not sign:
             return 0
@@ -155,7 +156,7 @@ class Curve:
         if not self._known:
             self._zero, self._known = 0.0, True
             for part, source, sink, facts in reversed(self._parts):
-                self._zero = float(_values(part, source, sink, np.array([self._zero]), facts, {})[0])
+                self._zero = float(values_at(part, source, sink, np.array([self._zero]), facts, {})[0])
         return self._zero
 
 
@@ -164,8 +165,13 @@ def _grid(interval: Interval) -> np.ndarray:
     return np.linspace(low, high if high > low else low + 20.0, _POINTS)
 
 
-def _values(
-    part: Sequence[Equation], source: Var, sink: Var, points: np.ndarray, facts: Facts, labels: Mapping[Var, int]
+def values_at(
+    part: Sequence[Equation],
+    source: Var,
+    sink: Var,
+    points: np.ndarray,
+    facts: Facts,
+    labels: Mapping[Var, int] = MappingProxyType({}),
 ) -> np.ndarray:
     """Return the values of a function at points, in full precision; NaN where it has none."""
     known: dict[Var, np.ndarray | None] = {}

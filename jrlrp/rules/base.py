@@ -1,8 +1,10 @@
 """What a rule is, the stabiliser, and the bounds that keep every rule finite."""
 
 import inspect
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
+from enum import IntEnum
 from typing import Any, ClassVar
 
 import jax
@@ -12,6 +14,14 @@ import numpy as np
 from jrlrp.errors import RuleError
 
 Array = Any
+
+
+class Form(IntEnum):
+    """The form in which relevance R comes to a variable of value v; the higher one serves what needs the lower one."""
+
+    NONE = 0  # none comes
+    RATIO = 1  # c = R / v
+    RELEVANCE = 2
 
 
 @dataclass(frozen=True)
@@ -64,6 +74,30 @@ class Rule:
         """Say of each input of a node whether the rule hands anything on to it."""
         return (True,) * len(node.inputs)
 
+    def hands(self, node: Any, received: Form) -> Form:
+        """Return the form in which the rule hands relevance to a node's inputs, which it then needs of the outputs too.
+
+        A rule that hands on ratios defines `push`, and none of the others has to.
+        """
+        return Form.RELEVANCE
+
+    def is_derivative(self, node: Any) -> bool:
+        """Tell whether JAX's own derivative of a node hands on its ratios."""
+        return self.native
+
+    def push(
+        self, layer: Any, inputs: Sequence[Array], outputs: Sequence[Array], tangents: Sequence[Array | None]
+    ) -> tuple[Array, ...]:
+        """Return the linear map of tangents of the inputs (None for 0) whose transpose takes ratios back.
+
+        R = c·v of each variable: a rule that takes R_j to R_i = Σ_j x_i g_ij R_j / z_j pushes t to Σ_i g_ij t_i.
+        """
+        return derivative(layer.run, inputs, tangents)
+
+    def stabilizer(self, layer: Any, output: Array) -> Any:
+        """Return the ε that the rule adds to an output that it divides by; see `stabilize`."""
+        return 0.0
+
     @property
     def needs_batch_axis(self) -> bool:
         """Whether what one example gets depends on which entries are the same example's."""
@@ -110,6 +144,19 @@ class Rule:
     def __repr__(self) -> str:
         shown = (f"{f.name}={_show(getattr(self, f.name))}" for f in fields(self) if _differs(self, f))
         return f"{type(self).__name__}({', '.join(shown)})"
+
+
+def derivative(function: Callable, inputs: Sequence[Array], tangents: Sequence[Array | None]) -> tuple[Array, ...]:
+    """Return JAX's tangents of a function's outputs; a tangent that is None is 0."""
+    own = [k for k, t in enumerate(tangents) if t is not None]
+    if not own:
+        return tuple(jnp.zeros(z.shape, z.dtype) for z in jax.eval_shape(function, *inputs))
+
+    def of_some(*some: Array) -> tuple[Array, ...]:
+        given = dict(zip(own, some, strict=True))
+        return function(*(given.get(k, x) for k, x in enumerate(inputs)))
+
+    return jax.jvp(of_some, [inputs[k] for k in own], [tangents[k] for k in own])[1]
 
 
 def brief(value: Any) -> str:
@@ -177,24 +224,33 @@ def ratio(r: Array, z: Array) -> Array:
 
 def mean_size(x: Array, axis: Any) -> Array:
     """Return the mean of |x| over each example, shape (examples,), or () where `axis` is None; see `Axis`."""
-    return _over_example(lambda parts, dims, count: jnp.sum(jnp.abs(parts) * (1 / max(count, 1)), axis=dims), x, axis)
+    return _over_example(lambda parts, dims: _mean(jnp.abs(parts), dims), x, axis)
+
+
+def _mean(x: Array, dims: Sequence[int]) -> Array:
+    """Return the mean over dimensions, divided early enough for no sum of large relevance to overflow."""
+    last, part = max(dims, default=None), 1 / max(math.prod(x.shape[d] for d in dims), 1)
+    if last is None or x.shape[last] > 4096:
+        return jnp.sum(x * part, tuple(dims))
+    # After the first sum: before it, XLA's CPU backend would keep an array of these factors as large as x.
+    return jnp.sum(jnp.sum(x, last, keepdims=True) * part, tuple(dims))
 
 
 def root_mean_square(x: Array, axis: Any) -> Array:
     """Return the root of the mean of squares over each example, by way of the largest so that no square overflows."""
-    largest = _over_example(lambda parts, dims, count: jnp.max(jnp.abs(parts), axis=dims, initial=0), x, axis)
+    largest = _over_example(lambda parts, dims: jnp.max(jnp.abs(parts), axis=dims, initial=0), x, axis)
     scale = jax.lax.stop_gradient(jnp.where(largest == 0, 1, largest))  # it cancels
     mean = mean_size(jnp.square(x / spread(scale, x, axis)), axis)
     return scale * jnp.where(mean == 0, 0, jnp.sqrt(jnp.where(mean == 0, 1, mean)))  # derivatives at 0 stay finite
 
 
 def _over_example(reduce: Callable, x: Array, axis: Any) -> Array:
-    """Call `reduce(parts, dims, count)` with the dimensions, and the number of entries, that make up one example."""
+    """Call `reduce(parts, dims)` with the dimensions that make up one example."""
     if axis is None:
-        return reduce(x, None, x.size)
+        return reduce(x, tuple(range(x.ndim)))
     parts = x.reshape(*x.shape[: axis.dim], axis.outer, axis.size, axis.inner, *x.shape[axis.dim + 1 :])
     dims = tuple(d for d in range(parts.ndim) if d != axis.dim + 1)
-    return reduce(parts, dims, x.size // max(axis.size, 1))
+    return reduce(parts, dims)
 
 
 def spread(factor: Array, x: Array, axis: Any) -> Array:

@@ -1,11 +1,11 @@
 """`Zero` (simple LRP) and `Epsilon`: shares of the output's value."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from jrlrp.errors import RuleError
-from jrlrp.rules.base import Array, root_mean_square, spread
+from jrlrp.rules.base import Array, Form, derivative, root_mean_square, spread
 from jrlrp.rules.layer import LinearLayer
 from jrlrp.rules.linear import LinearRule, Part, Portion
 
@@ -41,10 +41,24 @@ class Epsilon(LinearRule):
     def needs_batch_axis(self) -> bool:
         return self.relative
 
+    def hands(self, node: Any, received: Form) -> Form:
+        return Form.RATIO if self.bias == "absorb" else Form.RELEVANCE
+
+    def is_derivative(self, node: Any) -> bool:
+        return node.kind != "normalisation"
+
+    def push(
+        self, layer: Any, inputs: Sequence[Array], outputs: Sequence[Array], tangents: Sequence[Array | None]
+    ) -> tuple[Array, ...]:
+        return derivative(layer.linearised, inputs, tangents)
+
+    def stabilizer(self, layer: LinearLayer, output: Array) -> Any:
+        if not self.relative:
+            return self.epsilon
+        return self.epsilon * spread(root_mean_square(output, layer.output_axis), output, layer.output_axis)
+
     def portions(self, layer: LinearLayer, x: Array, output: Array) -> Iterable[Portion]:
-        epsilon = self.epsilon
-        if self.relative:
-            epsilon = epsilon * spread(root_mean_square(output, layer.output_axis), output, layer.output_axis)
+        epsilon = self.stabilizer(layer, output)
         if self.bias == "ignore" and layer.bias is not None:
             yield Portion([Part(x)], layer.map(x), epsilon)  # the output less the bias would be too rough
         else:
@@ -53,9 +67,10 @@ class Epsilon(LinearRule):
 
 @dataclass(frozen=True, repr=False)
 class Zero(LinearRule):
-    """Share relevance by contribution: R_i = Σ_j z_ij / z_j · R_j; a unit with z_j = 0 passes nothing on.
+    """Share relevance by contribution: R_i = Σ_j z_ij / z_j · R_j.
 
-    On a ReLU network it equals gradient × input.
+    What travels is R_j / z_j, so a unit with z_j = 0 passes on what ratio comes to it, and on a ReLU network the rule
+    equals gradient × input; relevance that is given to such a unit has no ratio, and ends there.
 
     Args:
       bias: as for `Epsilon`.
@@ -67,6 +82,17 @@ class Zero(LinearRule):
     """
 
     bias: str = "absorb"
+
+    def hands(self, node: Any, received: Form) -> Form:
+        return Epsilon(0.0, self.bias).hands(node, received)
+
+    def is_derivative(self, node: Any) -> bool:
+        return Epsilon(0.0, self.bias).is_derivative(node)
+
+    def push(
+        self, layer: Any, inputs: Sequence[Array], outputs: Sequence[Array], tangents: Sequence[Array | None]
+    ) -> tuple[Array, ...]:
+        return Epsilon(0.0, self.bias).push(layer, inputs, outputs, tangents)
 
     def portions(self, layer: LinearLayer, x: Array, output: Array) -> Iterable[Portion]:
         return Epsilon(0.0, self.bias).portions(layer, x, output)

@@ -105,11 +105,13 @@ class ProductLayer(Layer, Protocol):
 
     Attributes:
       gates: which factors are known to lie in [0, 1].
+      inverse: which factors divide.
       origins: the kind of node that each factor comes out of, seen through movements and scales; None for an input.
       contraction: whether it sums over axes.
     """
 
     gates: Sequence[bool]
+    inverse: Sequence[bool]
     origins: Sequence[str | None]
     contraction: bool
 

@@ -7,10 +7,13 @@ from typing import Any
 import jax.numpy as jnp
 
 from jrlrp.errors import RuleError
-from jrlrp.rules.base import Array, Rule, brief
+from jrlrp.rules.base import Array, Form, Rule, brief, derivative
 from jrlrp.rules.epsilon import Epsilon
 from jrlrp.rules.layer import ProductLayer
 from jrlrp.rules.linear import LINEAR_KINDS
+
+# Of so many factors, R/n is cheaper than the derivative: XLA computes each product of the others anew.
+_MANY = 8
 
 
 @dataclass(frozen=True, repr=False)
@@ -43,6 +46,31 @@ class Uniform(Rule):
 
     def passes(self, node: Any) -> Sequence[bool]:
         return tuple(not constant for constant in self.constants(node))
+
+    def hands(self, node: Any, received: Form) -> Form:
+        if node.contraction:
+            return self.linear.hands(node, received)
+        many = len(node.inputs) > _MANY
+        return Form.RELEVANCE if many else received
+
+    def push(
+        self,
+        layer: ProductLayer,
+        inputs: Sequence[Array],
+        outputs: Sequence[Array],
+        tangents: Sequence[Array | None],
+    ) -> tuple[Array]:
+        constants = self.constants(layer)
+        signed = [
+            None if constant or t is None else -t if inverse else t
+            for t, constant, inverse in zip(tangents, constants, layer.inverse, strict=True)
+        ]
+        (tangent,) = derivative(layer.run, inputs, signed)
+        count = len(inputs) - sum(constants)
+        return (tangent if count == 1 else tangent / count,)
+
+    def stabilizer(self, layer: ProductLayer, output: Array) -> Any:
+        return self.linear.stabilizer(layer, output) if layer.contraction else 0.0
 
     def __call__(
         self, layer: ProductLayer, inputs: Sequence[Array], output: Array, relevance: Array

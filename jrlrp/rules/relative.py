@@ -44,9 +44,8 @@ class Relative(Rule):
         sign = (output > 0).astype(unit.dtype) - (output < 0).astype(unit.dtype)
         share = saturate(self._messages(layer, x, unit, sign), x.dtype)
         sizes = layer.vector_sizes(share, unit)
-        if sizes is None:  # then those of each example
-            of_unit = mean_size(unit, z_axis) * (unit.size / max(x.size, 1))
-            sizes = spread(mean_size(share, x_axis), x, x_axis), spread(of_unit, x, x_axis)
+        if sizes is None:  # then those of each example, of which the units have a mean size of 1
+            sizes = spread(mean_size(share, x_axis), x, x_axis), unit.size / max(x.size, 1)
         of_share, of_unit = sizes
         return (share / _or_one(of_share) * of_unit * spread(size, x, x_axis),)
 

@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax.numpy as jnp
 
-from jrlrp.rules.base import Array, Rule
+from jrlrp.rules.base import Array, Form, Rule
 from jrlrp.rules.layer import SoftmaxLayer
 
 
@@ -17,6 +18,22 @@ class SoftmaxTaylor(Rule):
     """
 
     kinds = frozenset({"softmax"})
+
+    def hands(self, node: Any, received: Form) -> Form:
+        return Form.RATIO
+
+    def push(
+        self,
+        layer: SoftmaxLayer,
+        inputs: Sequence[Array],
+        outputs: Sequence[Array],
+        tangents: Sequence[Array | None],
+    ) -> tuple[Array]:
+        (t,), (output,) = tangents, outputs
+        assert t is not None
+        s = jnp.where(jnp.isfinite(output), output, 0)
+        t = jnp.where(s == 0, 0, t)
+        return (s * (t - layer.total(s * t)),)
 
     def __call__(self, layer: SoftmaxLayer, inputs: Sequence[Array], output: Array, relevance: Array) -> tuple[Array]:
         (x,) = inputs

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jrlrp.errors import RuleError
-from jrlrp.rules.base import Array, Rule, check_epsilon, ratio, ratio_bound, stabilize
+from jrlrp.rules.base import Array, Form, Rule, check_epsilon, ratio, ratio_bound, stabilize
 from jrlrp.rules.layer import CustomLayer, Layer, LinearLayer, SumLayer
 from jrlrp.rules.linear import LINEAR_KINDS
 
@@ -25,6 +25,26 @@ class Pass(Rule):
         same = node.inputs[0].shape == node.shape or node.kind == "normalisation"
         return None if same else f"Pass needs an input of the output's shape {node.shape}, not {node.inputs[0].shape}"
 
+    def hands(self, node: Any, received: Form) -> Form:
+        able = node.kind == "factor" or (node.kind == "activation" and node.at_zero.vanishes)
+        return received if able else Form.RELEVANCE
+
+    def is_derivative(self, node: Any) -> bool:
+        return node.kind == "factor"
+
+    def push(
+        self, layer: Any, inputs: Sequence[Array], outputs: Sequence[Array], tangents: Sequence[Array | None]
+    ) -> tuple[Array]:
+        (x,), (z,), (t,) = inputs, outputs, tangents
+        assert t is not None
+        if layer.at_zero.slopes is not None:
+            above, below = layer.at_zero.slopes
+            slope = jnp.where(x > 0, above, jnp.where(x < 0, below, layer.at_zero.slope))
+        else:
+            slope = jnp.where(x == 0, layer.at_zero.slope, z / jnp.where(x == 0, 1, x))
+            slope = jnp.where(jnp.isfinite(slope), slope, 0)
+        return (slope.astype(z.dtype) * t,)
+
     def __call__(self, layer: Layer, inputs: Sequence[Array], output: Array, relevance: Array) -> tuple[Array]:
         return (relevance.reshape(inputs[0].shape),)
 
@@ -37,6 +57,9 @@ class Block(Rule):
 
     def passes(self, node: Any) -> Sequence[bool]:
         return (False,) * len(node.inputs)
+
+    def hands(self, node: Any, received: Form) -> Form:
+        return Form.NONE
 
     def __call__(self, layer: Layer, inputs: Sequence[Array], output: Array, relevance: Array) -> tuple[Array, ...]:
         return tuple(jnp.zeros_like(x) for x in inputs)
@@ -87,7 +110,7 @@ class ShareRatio(Rule):
     """Each summand's share of a sum by contribution: R_a = a / st(a + b) · R.
 
     Args:
-      epsilon: the stabiliser, ≥ 0; at 0 a sum that is exactly 0 passes nothing on.
+      epsilon: the stabiliser, ≥ 0; at 0 a sum that is exactly 0 passes its ratio on, and relevance given to it ends.
 
     Raises:
       RuleError: for a negative epsilon.
@@ -101,6 +124,15 @@ class ShareRatio(Rule):
 
     def __post_init__(self) -> None:
         check_epsilon(self)
+
+    def hands(self, node: Any, received: Form) -> Form:
+        return Form.RATIO
+
+    def is_derivative(self, node: Any) -> bool:
+        return True
+
+    def stabilizer(self, layer: Any, output: Array) -> Any:
+        return self.epsilon
 
     def __call__(self, layer: SumLayer, inputs: Sequence[Array], output: Array, relevance: Array) -> tuple[Array, ...]:
         share = ratio(relevance, stabilize(output, self.epsilon))

@@ -8,7 +8,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -275,6 +275,12 @@ def devices(eqn: Any, sizes: Mapping[str, int]) -> dict[str, int]:
 def mesh_axes(x: Any) -> frozenset[str]:
     """Return the axes of the mesh along which a value differs, inside shard_map."""
     return frozenset(jax.typeof(x).manual_axis_type.varying)
+
+
+def varying(x: Any, like: Iterable[Any]) -> Any:
+    """Return x as it is, which may differ along the axes of the mesh along which others do, inside shard_map."""
+    axes = frozenset().union(*map(mesh_axes, like)) - mesh_axes(x)
+    return jax.lax.pcast(x, tuple(sorted(axes)), to="varying") if axes else x
 
 
 def is_literal(atom: Any) -> bool:

@@ -105,8 +105,8 @@ def _shard_map(eqn: ControlFlow, values: Sequence[Any], evaluate: Sequence[Evalu
         own = operands[: len(values)]
         # What goes along is the same on all devices; it has to vary as what it is added to, so that its cotangent is
         # the sum over devices.
-        varied = sum(jnp.sum(v, where=False) for v in own if jnp.issubdtype(v.dtype, jnp.floating))
-        rest = [leaf + jnp.asarray(varied, leaf.dtype) for leaf in operands[len(values) :]]
+        numbers = [v for v in own if jnp.issubdtype(v.dtype, jnp.floating)]
+        rest = [compat.varying(leaf, numbers) for leaf in operands[len(values) :]]
         return tuple(evaluate[0](own, jax.tree.unflatten(tree, rest)))
 
     return compat.shard_map(eqn.params, local, len(leaves))(*values, *leaves)

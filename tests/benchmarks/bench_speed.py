@@ -1,8 +1,9 @@
 """How much dearer relevance is than one gradient: `make bench`.
 
-Each rule is timed beside `jax.grad` of the same score, in one process, in turns, all jitted; the table shows the ratios
-of the medians of wall time, of compile time, and of the temporary memory that XLA plans. With `--peers PYTHON`, an
-interpreter that has torch and zennit, a second table compares with zennit on the same networks, on CPU.
+Each rule stands beside `jax.grad` of the same score, in one process, in turns, all jitted; the table shows the ratios
+of what XLA says of the compiled programs (FLOPs, bytes read and written, temporary memory, operations), of the medians
+of wall time, and of compile time. With `--peers PYTHON`, an interpreter that has torch and zennit, a second table
+compares with zennit on the same networks, on CPU.
 """
 
 import argparse
@@ -44,7 +45,10 @@ class Run:
     """A function of (weights, x) compiled, and what that and its calls took."""
 
     call: Callable
+    flops: float
+    bytes: float
     temporary_bytes: int
+    operations: int
     compile_seconds: float
     seconds: float = 0.0
 
@@ -54,8 +58,9 @@ def compiled(function: Callable, *args: Any) -> Run:
     start = time.perf_counter()
     executable = lowered.compile()
     seconds = time.perf_counter() - start
-    memory = executable.memory_analysis()
-    return Run(executable, memory.temp_size_in_bytes if memory else 0, seconds)
+    costs, memory = executable.cost_analysis(), executable.memory_analysis()
+    operations = executable.as_text().count(" = ")
+    return Run(executable, costs["flops"], costs["bytes accessed"], memory.temp_size_in_bytes, operations, seconds)
 
 
 def timed(call: Callable, *args: Any) -> float:
@@ -106,17 +111,20 @@ def ask_peers(python: str, name: str, network: Network, rounds: int) -> dict[str
     return json.loads(answer.stdout.splitlines()[-1])
 
 
+def table_of_costs() -> Table:
+    costs = ("FLOPs", "bytes", "temporary memory", "operations", "time", "compilation")
+    return Table("network", "rules", *costs, box=box.MARKDOWN)
+
+
 def add_rows(table: Table, name: str, runs: dict[str, Run]) -> None:
     base = runs["gradient"]
-    memory = f"{base.temporary_bytes / 2**20:.0f} MiB"
-    table.add_row(name, "gradient", f"{base.seconds:.3g} s", f"{base.compile_seconds:.1f} s", memory)
+    sizes = (f"{base.flops / 1e9:.3g} G", f"{base.bytes / 2**20:.0f} MiB", f"{base.temporary_bytes / 2**20:.0f} MiB")
+    seconds = (f"{base.seconds:.3g} s", f"{base.compile_seconds:.1f} s")
+    table.add_row(name, "gradient", *sizes, str(base.operations), *seconds)
+    costs = ("flops", "bytes", "temporary_bytes", "operations", "seconds", "compile_seconds")
     for rule, run in list(runs.items())[1:]:
-        pairs = (
-            (run.seconds, base.seconds),
-            (run.compile_seconds, base.compile_seconds),
-            (run.temporary_bytes, max(base.temporary_bytes, 1)),
-        )
-        table.add_row("", rule, *(f"× {mine / other:.2f}" for mine, other in pairs))
+        ratios = (getattr(run, cost) / max(getattr(base, cost), 1e-9) for cost in costs)
+        table.add_row("", rule, *(f"× {ratio:.2f}" for ratio in ratios))
 
 
 def add_peer_rows(table: Table, name: str, runs: dict[str, Run], seconds: dict[str, float]) -> None:
@@ -135,7 +143,7 @@ def main() -> None:
     console, load = Console(), os.getloadavg()[0]
     if load > 0.5:  # PyTorch's threads wait for each other busily: a core shared makes them many times slower
         console.print(f"Other programs are running (load {load:.1f}): times are not to be trusted, PyTorch's least.")
-    table = Table("network", "rules", "time", "compilation", "temporary memory", box=box.MARKDOWN)
+    table = table_of_costs()
     peers = Table("network", "rules", "torch, zennit", "jax, jrlrp", "times faster", box=box.MARKDOWN)
     for name in options.models.split(","):
         network = NETWORKS[name](options.size)

@@ -86,8 +86,8 @@ PLACED = {  # the rules of conv, first dense and last dense layer
         jrlrp.deep_taylor(0.0, 1.0),
         [jrlrp.ZBox(0.0, 1.0), jrlrp.ZPlus(), jrlrp.ZBox(0.0, 1.0), jrlrp.ZPlus()],
     ),
-    "attn": (jrlrp.attn_lrp(), [jrlrp.Epsilon()] * 4),
-    "cp": (jrlrp.cp_lrp(), [jrlrp.Epsilon()] * 4),
+    "attn": (jrlrp.attn_lrp(), [jrlrp.Epsilon(0.0)] * 4),
+    "cp": (jrlrp.cp_lrp(), [jrlrp.Epsilon(0.0)] * 4),
 }
 
 

@@ -181,8 +181,8 @@ PASSED = lambda w, b, x, r: r
 ORACLES = {
     "epsilon": (jrlrp.epsilon(), oracles.epsilon_rule),
     "zero": (jrlrp.Zero(), oracles.zero),
-    "cp_lrp": (jrlrp.cp_lrp(), oracles.epsilon_rule),
-    "attn_lrp": (jrlrp.attn_lrp(), oracles.epsilon_rule),
+    "cp_lrp": (jrlrp.cp_lrp(1e-6), oracles.epsilon_rule),
+    "attn_lrp": (jrlrp.attn_lrp(1e-6), oracles.epsilon_rule),
     "passed on": (jrlrp.Composite([(jrlrp.match("normalisation"), jrlrp.Pass())], jrlrp.epsilon()), PASSED),
 }
 

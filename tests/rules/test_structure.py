@@ -18,7 +18,7 @@ def shares(f, *args, **options):
 @pytest.mark.parametrize(
     ("rule", "expected"),
     [
-        (jrlrp.ShareRatio(0.0), ([1.0, -2.0, 0.0, 0.0], [2.0, 1.0, 0.0, 0.0])),
+        (jrlrp.ShareRatio(0.0), ([1.0, -2.0, 3.0, 0.0], [2.0, 1.0, -3.0, 0.0])),
         (jrlrp.ShareAbsolute(), ([1.0, -2 / 3, 0.0, 0.0], [2.0, -1 / 3, 0.0, 0.0])),
         (jrlrp.ShareEqual(), ([1.5, -0.5, 0.0, 0.0], [1.5, -0.5, 0.0, 0.0])),
     ],
