@@ -241,12 +241,15 @@ class Affine(Node):
       core: the linear equation (its operand number `operand` is the input), or None for a scale layer.
       weight: the other operand of a dot or conv.
       steps: what follows the core, in order.
+      standardises: whether a scale layer could be the standardisation of inputs: what it adds is a number, or one for
+        each channel. A position embedding is none.
     """
 
     core: Equation | None
     operand: int = 0
     weight: Var | None = None
     steps: tuple[Step, ...] = ()
+    standardises: bool = False
 
     @property
     def anchor(self) -> Equation:

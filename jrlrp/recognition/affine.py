@@ -167,6 +167,7 @@ def _scale_layer(flow: Flow, links: dict[Var, Link], taken: set[Equation], v: Va
         roles.append(after.role)
         steps.append(linear_step(flow, use, v))
         v = use.output
+    shifts = [step.constant for step in steps if step.role == "shift" and step.constant is not None]
     return Affine(
         kind="factor" if set(roles) == {"factor"} else "scale",
         equations=tuple(step.equation for step in steps),
@@ -174,4 +175,5 @@ def _scale_layer(flow: Flow, links: dict[Var, Link], taken: set[Equation], v: Va
         outputs=(v,),
         core=None,
         steps=tuple(steps),
+        standardises=all(len(flow.facts.varying(c)) <= 1 for c in shifts),
     )

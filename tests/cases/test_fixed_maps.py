@@ -177,6 +177,16 @@ def test_standardisation_by_arguments():
     close(inside, explained(mlp, "epsilon")((IMAGES - MEAN) / DEVIATION), 1e-5)
 
 
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+@pytest.mark.parametrize("rules", ["epsilon", "attn_lrp"])
+def test_a_position_embedding_keeps_its_share(rules, scale):
+    positions = np.random.default_rng(5).normal(size=IMAGES.shape[1:])
+    embedded = scale * IMAGES + positions
+    chosen = {"epsilon": jrlrp.epsilon(1e-12), "attn_lrp": jrlrp.attn_lrp()}[rules]
+    inside = jrlrp.relevance(lambda x: mlp(scale * x + positions), rules=chosen)(IMAGES)
+    close(inside, scale * IMAGES / embedded * jrlrp.relevance(mlp, rules=chosen)(embedded), 1e-6)
+
+
 def test_gradient_times_input_sees_standardisation():
     f = lambda x: net((x - MEAN) / DEVIATION)
     expected = IMAGES * jax.grad(lambda x: f(x).max(-1).sum())(IMAGES)

@@ -43,19 +43,6 @@ def captum(rule, first=None):
     )
 
 
-def without_stabilisers():
-    """Return AttnLRP as LXT has it: gradient × input divides by nothing but values."""
-    zero = jrlrp.Zero()
-    return jrlrp.Composite(
-        [
-            (jrlrp.match(("affine", "average_pool", "normalisation")), zero),
-            (jrlrp.match("sum"), jrlrp.ShareRatio(0.0)),
-            (jrlrp.match("product"), jrlrp.Uniform(zero)),
-        ],
-        base=jrlrp.attn_lrp(),
-    )
-
-
 CASES = {
     "zennit": {
         "Epsilon": jrlrp.epsilon(),
@@ -82,7 +69,7 @@ CASES = {
         # Without bias it is the limit γ → ∞ of the classic γ rule, whose denominators, ε too, are γ times as large.
         "Alpha1Beta0NoBias": captum(jrlrp.Gamma(1e12, 1e-9 * 1e12, "ignore", "classic")),
     },
-    "lxt": {"AttnLRP": without_stabilisers()},
+    "lxt": {"AttnLRP": jrlrp.attn_lrp()},
 }
 NETS = {"zennit": jax_nets.NETS, "captum": jax_nets.NETS, "lxt": jax_transformers.NETS}
 # transformers computes the RMS norms and rotary embeddings of Llama in float32.
@@ -92,10 +79,10 @@ GOLDENS = {peer: dict(np.load(Path(__file__).with_name(f"{peer}.npz"))) for peer
 NAMES = [(peer, *key.split("/relevance/")) for peer in GOLDENS for key in GOLDENS[peer] if "/relevance/" in key]
 
 
-def network(peer, net):
+def network(peer, net, dtype=jnp.float64):
     """Return a network as a function of its input, with the weights that the peer had."""
     prefix = f"{net}/weights/"
-    weights = {k.removeprefix(prefix): v for k, v in GOLDENS[peer].items() if k.startswith(prefix)}
+    weights = {k.removeprefix(prefix): jnp.asarray(v, dtype) for k, v in GOLDENS[peer].items() if k.startswith(prefix)}
     return partial(NETS[peer][net], weights)
 
 
@@ -105,6 +92,20 @@ def deviation(peer, net, name):
     actual = jrlrp.relevance(network(peer, net), rules=CASES[peer][name])(golden[f"{net}/input"])
     expected = golden[f"{net}/relevance/{name}"]
     return float(np.abs(actual - expected).max() / np.abs(expected).max())
+
+
+def loss(net, rules, dtype):
+    """Return how far relevance in narrow numbers is from that in float64, root of mean square against the same."""
+    golden = GOLDENS["lxt"]
+    target = golden[f"{net}/logits"].argmax(-1)
+
+    def explained(dtype):
+        explain = jrlrp.relevance(network("lxt", net, dtype), rules=rules, target=target)
+        return np.asarray(explain(jnp.asarray(golden[f"{net}/input"], dtype)), np.float64)
+
+    expected = explained(jnp.float64)
+    with jax.enable_x64(False):  # NumPy's numbers in the networks would be wide
+        return float(np.linalg.norm(explained(dtype) - expected) / np.linalg.norm(expected))
 
 
 @pytest.mark.parametrize(("peer", "net"), [(peer, net) for peer in CASES for net in NETS[peer]])
@@ -119,6 +120,12 @@ def test_relevance_is_the_peers(peer, net, name):
     assert deviation(peer, net, name) <= 1e-6
 
 
+@pytest.mark.parametrize("net", jax_transformers.NETS)
+def test_attn_lrp_loses_no_more_in_narrow_numbers_than_the_gradient(net):
+    assert loss(net, jrlrp.attn_lrp(), jnp.float32) <= 1e-5
+    assert loss(net, jrlrp.attn_lrp(), jnp.bfloat16) <= loss(net, jrlrp.gradient_times_input(), jnp.bfloat16)
+
+
 def main():
     from rich import box
     from rich.console import Console
@@ -128,7 +135,13 @@ def main():
     with jax.enable_x64(True):
         for peer, net, name in NAMES:
             table.add_row(name, peer, net, f"{deviation(peer, net, name):.1e}")
-    Console().print(table)
+    narrower = Table("net", "rules", "lost in float32", "lost in bfloat16", box=box.MARKDOWN)
+    with jax.enable_x64(True):
+        for net in jax_transformers.NETS:
+            for rules in (jrlrp.attn_lrp, jrlrp.gradient_times_input):
+                lost = [f"{loss(net, rules(), dtype):.1e}" for dtype in (jnp.float32, jnp.bfloat16)]
+                narrower.add_row(net, rules.__name__, *lost)
+    Console().print(table, narrower)
 
 
 if __name__ == "__main__":
