@@ -15,13 +15,13 @@ from jrlrp.rules.relative import Relative, RelativePlus
 from jrlrp.rules.structure import Block, Pass, ShareAbsolute, ShareEqual, ShareRatio
 
 
-def _standardises(node: Any) -> bool:
+def standardises(node: Any) -> bool:
     return node.standardises
 
 
 # What standardises the input of a network's first layer passes relevance on: it has nothing to share, and ε would
 # divide by its values where a pixel is near the mean. What a position embedding adds keeps its share.
-_STANDARDISATION = (match("scale", first=True, last=False, where=_standardises), Pass())
+_STANDARDISATION = (match("scale", first=True, last=False, where=standardises), Pass())
 _SKIPS = {"absolute": ShareAbsolute(), "ratio": ShareRatio(0.0), "symmetric": ShareEqual()}
 
 

@@ -13,7 +13,7 @@ from jrlrp.analyses.facts import Facts
 from jrlrp.primitives.intervals import Interval
 from jrlrp.primitives.row import Op
 from jrlrp.trace import compat
-from jrlrp.trace.program import Added, Equation, Var
+from jrlrp.trace.program import Added, Equation, Region, Var
 
 _POINTS = 41
 
@@ -178,7 +178,8 @@ def values_at(
     known |= {v: np.full(points.shape, value, _full(v.dtype)) for v, value in labels.items()}
     known[source] = points
     for eqn in part:
-        for inner in eqn.flat if eqn.op is not Op.IDENTITY else (eqn,):
+        whole = eqn.op is Op.IDENTITY or (isinstance(eqn, Region) and eqn.function is not None)
+        for inner in (eqn,) if whole else eqn.flat:
             read = [known[v] if v in known else _number(v, facts, points) for v in inner.inputs]
             with np.errstate(all="ignore"):
                 known.update(zip(inner.outputs, _applied(inner, read), strict=True))
@@ -204,8 +205,10 @@ def _applied(eqn: Equation, operands: Sequence[Any]) -> Sequence[Any]:
     if eqn.op is Op.CAST:
         pairs = zip(operands, eqn.outputs, strict=True)
         return [None if x is None else np.asarray(x).astype(_full(v.dtype)) for x, v in pairs]
-    if any(x is None for x in operands):
+    if any(x is None for x in operands[: len(eqn.operands)]):
         return [None] * len(eqn.outputs)
+    if isinstance(eqn, Region):
+        return eqn.bind_all(operands)  # its own equations may count axes, which points have not
     return eqn.run(operands) if isinstance(eqn, Added) else compat.bind_to_numbers(eqn.eqn, operands)
 
 
