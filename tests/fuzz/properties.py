@@ -70,6 +70,15 @@ def explain(
 
 
 @lru_cache(maxsize=64)
+def is_finite(program: Program) -> bool:
+    """Tell whether every entry is a number after each step, those that the head leaves out too."""
+    parts = (
+        replace(program, steps=program.steps[: k + 1], head="flat", ending="none") for k in range(len(program.steps))
+    )
+    return all(np.isfinite(np.asarray(part(jnp.asarray(part.inputs())))).all() for part in parts)
+
+
+@lru_cache(maxsize=64)
 def explained(program: Program, rules: str, fine: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """Return value and map of a program at its own inputs, in float64, by `fine` stabilisers or the field's."""
     return explain(program, jnp.asarray(program.inputs()), rules, fine=fine)
@@ -220,7 +229,12 @@ PROPERTIES: dict[str, Callable[[Program, str], None]] = {
 
 
 def check(name: str, program: Program, rules: str) -> bool:
-    """Assert a property; return whether the program could be explained, without which the others say nothing."""
+    """Assert a property; return whether the program could be explained, without which the others say nothing.
+
+    Nor is there anything to say of a program whose values leave float64.
+    """
+    if not is_finite(program):
+        return False
     try:
         PROPERTIES[name](program, rules)
     except UnexplainedError:
