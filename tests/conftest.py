@@ -17,7 +17,7 @@ import pytest
 # marked `optimised`; those, and all other files, are compiled as users have it.
 UNOPTIMISED = {
     *("test_api.py", "test_compose.py", "test_control.py", "test_probes.py", "test_affine_rules.py"),
-    *("test_attention.py", "test_mixture.py", "test_recurrent.py", "test_structure.py", "test_survivors.py"),
+    *("test_attention.py", "test_mixture.py", "test_libraries.py", "test_recurrent.py", "test_structure.py", "test_survivors.py"),
 }
 
 

@@ -13,6 +13,7 @@ from jrlrp.analyses.facts import Facts
 from jrlrp.primitives.intervals import Interval
 from jrlrp.primitives.row import Op
 from jrlrp.trace import compat
+from jrlrp.trace.inline import computed_by
 from jrlrp.trace.program import Added, Equation, Region, Var
 
 _POINTS = 41
@@ -63,7 +64,7 @@ def _is_pointwise(eqn: Equation) -> bool:
     if eqn.op is Op.IDENTITY:
         return True
     plain = eqn.rule is None and not eqn.has_effects
-    return plain and all(inner.row.pointwise and inner.row.kind != "opaque" for inner in eqn.flat)
+    return plain and all(inner.row.pointwise and inner.row.kind != "opaque" for inner in computed_by(eqn))
 
 
 def _operands(eqn: Equation, v: Var) -> Sequence[Var]:
@@ -179,7 +180,7 @@ def values_at(
     known[source] = points
     for eqn in part:
         whole = eqn.op is Op.IDENTITY or (isinstance(eqn, Region) and eqn.function is not None)
-        for inner in (eqn,) if whole else eqn.flat:
+        for inner in (eqn,) if whole else computed_by(eqn):
             read = [known[v] if v in known else _number(v, facts, points) for v in inner.inputs]
             with np.errstate(all="ignore"):
                 known.update(zip(inner.outputs, _applied(inner, read), strict=True))

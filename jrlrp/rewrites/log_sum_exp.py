@@ -31,11 +31,12 @@ def log_sum_exp(w: Writer, eqn: Equation) -> bool:
         made = w.forms.made_by(w.forms.place(v).core, Op.LOG_SUM_EXP)
         if made is None or (eqn.op is Op.SUB and k == 1) or len(made.data) > 1:
             continue
-        _, shifts = peeled(w, made.data[0], made.params["group"])
-        back = {(core, -sign) for core, sign in terms_of(w, eqn.data[1 - k], 1 if eqn.op is Op.ADD else -1)}
-        if shifts and back == shifts and eqn.output.size == made.output.size:
-            logits = unshifted(w, made.data[0], made.params["group"])
-            return w.read_as(eqn, made.row, [logits], group=made.params["group"])
+        group = made.params["group"]
+        back = terms_of(w, eqn.data[1 - k], 1 if eqn.op is Op.ADD else -1)
+        taken = frozenset((core, -sign) for core, sign in back)
+        _, shifts, count = peeled(w, made.data[0], group, taken)
+        if shifts and shifts == taken and eqn.output.size == made.output.size:
+            return w.read_as(eqn, made.row, [unshifted(w, made.data[0], group, count)], group=group)
     return _log_softmax(w, eqn)
 
 
@@ -50,7 +51,7 @@ def _log_softmax(w: Writer, eqn: Equation) -> bool:
         group = made.params["group"]
         if not w.forms.is_steady(total, group):
             continue
-        (base, shifts), (own, others) = peeled(w, x, group), peeled(w, made.data[0], group)
+        (base, shifts, _), (own, others, _) = peeled(w, x, group), peeled(w, made.data[0], group)
         if w.forms.same(base, own) and shifts == others and shifts:
             logits = unshifted(w, x, group)
             scale = _log_sum_exp_of(w, logits, group, eqn)

@@ -7,14 +7,15 @@ from jrlrp.trace.groups import Group
 from jrlrp.trace.program import Equation, Region, Var
 
 
-def unshifted(w: Writer, u: Var, group: Group | None) -> Var:
-    """Return a value without anything that was added to it and is the same in all of a group."""
+def unshifted(w: Writer, u: Var, group: Group | None, count: int | None = None) -> Var:
+    """Return a value without anything that was added to it, the last `count` times, and is the same in all of a group.
+    """
     path: list[tuple[Equation, int, bool]] = []  # from the value down: what is gone through, and whether it stays
     v = u
     while (step := _step_down(w, v, group)) is not None:
         path.append(step)
         v = step[0].inputs[step[1]]
-    dropped = [n for n, (_, _, stays) in enumerate(path) if not stays]
+    dropped = [n for n, (_, _, stays) in enumerate(path) if not stays][:count]
     if not dropped:
         return u
     eqn, k, _ = path[dropped[-1]]
@@ -55,17 +56,25 @@ def _is_shifted(w: Writer, v: Var, group: Group | None) -> bool:
     return eqn is not None and any(w.forms.is_steady(x, group) for x in eqn.inputs)
 
 
-def peeled(w: Writer, u: Var, group: Group) -> tuple[Var, frozenset[tuple[Var | float, int]]]:
-    """Return a value without its shifts, masked or not, and the values that these are, each with its sign."""
+Shifts = frozenset[tuple[Var | float, int]]  # values, each with its sign
+
+
+def peeled(w: Writer, u: Var, group: Group, wanted: Shifts | None = None) -> tuple[Var, Shifts, int]:
+    """Return a value without its shifts, masked or not, what these are, and in how many additions they came.
+
+    It goes no further than to the shifts that are `wanted`: the value may have more, which are its own then.
+    """
     shifts: list[tuple[Var | float, int]] = []
-    while (step := _step_down(w, w.forms.plain(u), group)) is not None:
+    count = 0
+    while frozenset(shifts) != wanted and (step := _step_down(w, w.forms.plain(u), group)) is not None:
         eqn, k, stays = step
         if (stays and eqn.op is not Op.SELECT) or (eqn.op is Op.SUB and k == 1):
             break
         if not stays:
             shifts += terms_of(w, eqn.inputs[1 - k], -1 if eqn.op is Op.SUB else 1)
+            count += 1
         u = eqn.inputs[k]
-    return w.forms.plain(u), frozenset(shifts)
+    return w.forms.plain(u), frozenset(shifts), count
 
 
 def terms_of(w: Writer, v: Var, sign: int) -> list[tuple[Var | float, int]]:

@@ -116,7 +116,7 @@ def is_sink(w: Writer, total: Total) -> bool:
     own, other = (w.forms.made_by(w.forms.plain(w.forms.place(v).core), Op.EXP) for v in (total.part, rest))
     if own is None or other is None:
         return False
-    _, shifts = peeled(w, own.data[0], total.group)
+    _, shifts, _ = peeled(w, own.data[0], total.group)
     added = terms_of(w, other.data[0], 1)
     return {term for term in added if term[0] in w.dependent} <= shifts
 

@@ -1,7 +1,8 @@
 """Function → `Program`: one flat list of equations, every call inlined, name stack and source line kept."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
@@ -28,6 +29,20 @@ def trace(
     inputs = tuple(_variable(v) for v in jaxpr.invars)
     outputs = inliner.inline(jaxpr, consts, inputs, "", "")
     return Program(inputs, inliner.constants, tuple(inliner.equations), tuple(outputs))
+
+
+@dataclass(frozen=True, eq=False)
+class KeptCall(Equation):
+    """A call that stays one for its own derivative; `body` is what it computes."""
+
+    @cached_property
+    def body(self) -> tuple[Equation, ...]:
+        return tuple(inner for eqn in opened(self).equations for inner in computed_by(eqn))
+
+
+def computed_by(eqn: Equation) -> tuple[Equation, ...]:
+    """Return the equations that an equation is computed by, those of kept calls too."""
+    return eqn.body if isinstance(eqn, KeptCall) else eqn.flat
 
 
 def opened(eqn: Equation) -> Program:
@@ -112,7 +127,8 @@ class _Inliner:
                 params = {**eqn.params, **compat.devices(eqn, self.mesh)} if row.op is Op.COLLECTIVE else eqn.params
                 own = (row, tuple(arguments), tuple(outputs), params, here, line, eqn)
                 if layouts is None:
-                    self.equations.append(Equation(*own, rule=rule))
+                    custom = rule is None and eqn.primitive.name in compat.CUSTOM
+                    self.equations.append(KeptCall(*own) if custom else Equation(*own, rule=rule))
                 else:
                     mesh = {**self.mesh, **compat.mesh_sizes(eqn)} if row.op is Op.SHARD_MAP else self.mesh
                     bodies = tuple(self._body(*inside, here, line, mesh) for inside in layouts)

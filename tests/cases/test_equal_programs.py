@@ -163,6 +163,12 @@ LOGSUMEXP = {
     "plain": lambda x: x + jax.nn.logsumexp(x, axis=-1, keepdims=True),
     "shift by a number": lambda x: x + (jnp.log(total(jnp.exp(x - 2.0))) + 2.0),
 }
+LOGSUMEXP_TWICE = {  # what was added before the second is its own
+    "plain": lambda x: twice(x, lambda h: jax.nn.logsumexp(h, axis=-1, keepdims=True)),
+    "with a maximum": lambda x: twice(x, lambda h: (m := h.max(-1, keepdims=True)) + jnp.log(total(jnp.exp(h - m)))),
+    "shifted by a number": lambda x: twice(x, lambda h: jnp.log(total(jnp.exp(h - 2.0))) + 2.0),
+    "unshifted": lambda x: twice(x, lambda h: jnp.log(total(jnp.exp(h)))),
+}
 NORMED = {
     "divided": lambda x: over_root(x) @ W,
     "times a reciprocal spread out": lambda x: (x * jnp.broadcast_to(1 / root(x), x.shape)) @ W,
@@ -172,6 +178,11 @@ NORMED_TWICE = {
     "divided first": lambda x: over_root(over_root(x) @ W) @ V,
     "divided last": lambda x: divided_last(divided_last(x, W), V),
 }
+
+
+def twice(x, log_sum_exp):
+    h = x * Q[0][0] + jax.nn.logsumexp(x, axis=-1, keepdims=True)
+    return h + log_sum_exp(h)
 
 
 def root(x):
@@ -210,6 +221,7 @@ FREE = [  # of the batch's size
     *of(ATTENTION, attention),
     *of(MIXTURE, layer),
     *of(LOGSUMEXP, layer),
+    *of(LOGSUMEXP_TWICE, layer),
     *of(NORMED, layer),
     *of(NORMED_TWICE, layer),
     *of(PRODUCT, lambda f: lambda x: f(x) @ D),

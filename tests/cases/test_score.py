@@ -15,6 +15,7 @@ RULES = {
     "attn_lrp": (jrlrp.attn_lrp(), LOGIT),
     "default": (jrlrp.relative_plus(), LOGIT * 2.5 / 5.5),  # sgn(z) x w R, its size kept
     "z plus": (jrlrp.ZPlus(), LOGIT.clip(0) / 1.5 * -2.5),
+    "gradient": (jrlrp.gradient_times_input(), LOGIT),
 }
 BOUNDS = {"float64": 1e-5, "float32": 1e-5, "bfloat16": 2**-6, "float16": 2**-9}
 
@@ -83,6 +84,7 @@ HEADS = {**SIGMOIDS, **INCREASING}
     [
         *((name, "epsilon") for name in HEADS),
         *((name, "default") for name in ("sigmoid", "log_sigmoid", "exp", "negated")),
+        *((name, "gradient") for name in ("sigmoid", "log_sigmoid", "softplus", "label 1", "softmax of two")),
     ],
 )
 def test_a_head_is_explained_at_its_argument(name, rules):

@@ -51,7 +51,7 @@ OF_FIRST = (
     "epsilon_alpha2_beta1_flat",
     "deep_taylor",
 )
-OTHER_FIRST = ("repeat", "recurrence", "rms norm and dense", "scaled and scaled back")
+OTHER_FIRST = ("repeat", "recurrence", "gated recurrence", "rms norm and dense", "scaled and scaled back")
 
 
 class UnexplainedError(Exception):
