@@ -2,6 +2,8 @@
 
 import os
 import tempfile
+from fnmatch import fnmatch
+from pathlib import Path
 
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # what one process has compiled, no other one compiles
     compiled = tempfile.TemporaryDirectory(prefix="jrlrp-tests-")
@@ -13,12 +15,14 @@ os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
 import jax
 import pytest
 
-# Files of comparisons in float64, of whose time LLVM's optimisations take a third. Their tests of narrower numbers are
-# marked `optimised`; those, and all other files, are compiled as users have it.
+# Files of comparisons in float64, of whose time LLVM's optimisations take half. Their tests of narrower numbers, which
+# have a `dtype` or are marked `optimised`, and all other files are compiled as users have it.
 UNOPTIMISED = {
-    *("test_api.py", "test_compose.py", "test_control.py", "test_probes.py", "test_affine_rules.py"),
-    *("test_attention.py", "test_mixture.py", "test_libraries.py", "test_recurrent.py", "test_structure.py", "test_survivors.py"),
+    *("cases/*", "recognition/*", "rewrites/test_products.py", "rewrites/test_spellings.py", "models/test_[lmr]*.py"),
+    *("rules/test_a*.py", "rules/test_ratio.py", "rules/test_structure.py", "composites/*"),
+    *("test_api.py", "test_compose.py", "test_control.py", "test_probes.py", "test_survivors.py"),
 }
+HERE = Path(__file__).parent
 
 
 @pytest.fixture(autouse=True)
@@ -29,5 +33,7 @@ def _float64():
 
 @pytest.fixture(autouse=True)
 def _optimisations(request):
-    quick = request.path.name in UNOPTIMISED and request.node.get_closest_marker("optimised") is None
+    name = request.path.relative_to(HERE).as_posix()
+    narrow = "dtype" in request.fixturenames or request.node.get_closest_marker("optimised") is not None
+    quick = not narrow and any(fnmatch(name, pattern) for pattern in UNOPTIMISED)
     jax.config.update("jax_disable_most_optimizations", quick)
