@@ -29,8 +29,9 @@ def sum_of_products(w: Writer, eqn: Equation) -> bool:
     summed = wide & set(eqn.params["axes"])
     if not summed or not summed <= first & second or first | second != wide:
         return False
-    if all(place.core in w.dependent for place in places) and not _are_apart(w, *(place.core for place in places)):
-        return False
+    if all(place.core in w.dependent for place in places):
+        if not _are_apart(w, *(place.core for place in places)) or any(_is_product(w, v) for v in made.data):
+            return False  # three factors share alike, in whatever order they are multiplied
     kept = [d for d in range(len(product.shape)) if d not in eqn.params["axes"]]
     operands = [_operand(w, place, made) for place in places]
     turned = operands[::-1]
@@ -44,6 +45,12 @@ def sum_of_products(w: Writer, eqn: Equation) -> bool:
 
     data = [v for v, _ in operands]
     return w.read_as_turned(eqn, named("dot_general"), data, dot, dims, dimension_numbers=numbers)
+
+
+def _is_product(w: Writer, v: Var) -> bool:
+    """Tell whether a value is itself the product of two that depend on inputs, and nothing else."""
+    made = w.forms.made_by(w.forms.plain(v), Op.MUL, Op.DIV)
+    return made is not None and all(x in w.dependent for x in made.data) and w.forms.uses[v] == 1
 
 
 def _are_apart(w: Writer, a: Var, b: Var) -> bool:

@@ -203,6 +203,12 @@ PRODUCT = {
     "of a stack": lambda x: jnp.stack([x[:, k] for k in range(3)]).prod(0),
 }
 
+THREE = {  # summed up: each product has thirds, whichever two come first
+    "left": lambda x: ((x @ W) * (x @ V) * (x @ C)).sum(1) @ D,
+    "right": lambda x: ((x @ W) * ((x @ V) * (x @ C))).sum(1) @ D,
+    "mean": lambda x: ((x @ V) * ((x @ W) * (x @ C))).mean(1) @ (4 * D),
+}
+
 
 def of(family, wrapped=lambda f: f):
     plain, *others = family.items()
@@ -225,6 +231,7 @@ FREE = [  # of the batch's size
     *of(NORMED, layer),
     *of(NORMED_TWICE, layer),
     *of(PRODUCT, lambda f: lambda x: f(x) @ D),
+    *of(THREE),
     *(p for families in (SUMS, PADDING, SIGNS) for p in in_pairs(families)),
 ]
 PAIRS = [*FREE, *of(POOLING, pooling), *of(GRAPH, graph)]
