@@ -29,9 +29,10 @@ def sum_of_products(w: Writer, eqn: Equation) -> bool:
     summed = wide & set(eqn.params["axes"])
     if not summed or not summed <= first & second or first | second != wide:
         return False
-    if all(place.core in w.dependent for place in places):
-        if not _are_apart(w, *(place.core for place in places)) or any(_is_product(w, v) for v in made.data):
-            return False  # three factors share alike, in whatever order they are multiplied
+    if all(place.core in w.dependent for place in places) and (
+        not _are_apart(w, *(place.core for place in places)) or any(_is_product(w, v) for v in made.data)
+    ):
+        return False  # three factors share alike, in whatever order they are multiplied
     kept = [d for d in range(len(product.shape)) if d not in eqn.params["axes"]]
     operands = [_operand(w, place, made) for place in places]
     turned = operands[::-1]
