@@ -8,7 +8,7 @@ from jrlrp.trace.program import Equation, Region, Var
 
 
 def unshifted(w: Writer, u: Var, group: Group | None, count: int | None = None) -> Var:
-    """Return a value without anything that was added to it, the last `count` times, and is the same in all of a group."""
+    """Return a value without what was added to it, the last `count` times, and is the same in all of a group."""
     path: list[tuple[Equation, int, bool]] = []  # from the value down: what is gone through, and whether it stays
     v = u
     while (step := _step_down(w, v, group)) is not None:
