@@ -35,7 +35,7 @@ def main() -> None:
     table = table_of_costs()
     for name, build in SEQUENCE_NETWORKS.items():
         add_rows(table, name, measure(name, build(), options.rounds, RULES))
-    console = Console()
+    console = Console(width=140)
     console.print(f"{jax.devices()[0].device_kind}, float32, jax {jax.__version__}")
     console.print(table)
     short, long = seconds_to_compile(10), seconds_to_compile(1000)

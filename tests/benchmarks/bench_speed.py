@@ -140,7 +140,7 @@ def main() -> None:
     parser.add_argument("--models", default=",".join(NETWORKS), help="which of them, by comma")
     parser.add_argument("--peers", metavar="PYTHON", help="an interpreter that has torch and zennit, to compare with")
     options = parser.parse_args()
-    console, load = Console(), os.getloadavg()[0]
+    console, load = Console(width=140), os.getloadavg()[0]
     if load > 0.5:  # PyTorch's threads wait for each other busily: a core shared makes them many times slower
         console.print(f"Other programs are running (load {load:.1f}): times are not to be trusted, PyTorch's least.")
     table = table_of_costs()
