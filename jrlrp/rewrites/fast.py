@@ -159,7 +159,14 @@ def _depthwise(strides, padding, dilation, taps_apart, numbers, shape, groups) -
     def spelled(by_taps: Callable, plain: Callable) -> Callable:
         return lambda a, w: jax.lax.platform_dependent(a, w, cpu=by_taps, default=plain)
 
-    return spelled(conv_taps, conv), spelled(pull_taps, pull)
+    back = spelled(pull_taps, pull)
+    run = jax.custom_vjp(spelled(conv_taps, conv))
+    run.defvjp(lambda x, w: (run(x, w), (x, w)), lambda kept, r: (back(r, kept[1]), _weights_share(conv, *kept, r)))
+    return run, back
+
+
+def _weights_share(conv: Callable, x: Array, w: Array, r: Array) -> Array:
+    return jax.vjp(lambda w: conv(x, w), w)[1](r)[0]
 
 
 def _sum_taps(x: Array, w: Array, strides: Any, padding: Any, dilation: Any, taps_apart: Any) -> Array:
