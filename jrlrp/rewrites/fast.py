@@ -161,12 +161,13 @@ def _depthwise(strides, padding, dilation, taps_apart, numbers, shape, groups) -
 
     back = spelled(pull_taps, pull)
     run = jax.custom_vjp(spelled(conv_taps, conv))
-    run.defvjp(lambda x, w: (run(x, w), (x, w)), lambda kept, r: (back(r, kept[1]), _weights_share(conv, *kept, r)))
+
+    def backward(kept, r):
+        x, w = kept
+        return back(r, w), jax.vjp(lambda w: conv(x, w), w)[1](r)[0]
+
+    run.defvjp(lambda x, w: (run(x, w), (x, w)), backward)
     return run, back
-
-
-def _weights_share(conv: Callable, x: Array, w: Array, r: Array) -> Array:
-    return jax.vjp(lambda w: conv(x, w), w)[1](r)[0]
 
 
 def _sum_taps(x: Array, w: Array, strides: Any, padding: Any, dilation: Any, taps_apart: Any) -> Array:
