@@ -48,6 +48,8 @@ class Rule:
         kinds: Any = vars(cls).get("kinds")
         if isinstance(kinds, (str, Iterable)):
             cls.kinds = frozenset((kinds,) if isinstance(kinds, str) else kinds)
+        if "hands" not in vars(cls) and not {"__call__", "portions"}.isdisjoint(vars(cls)):
+            cls.hands = Rule.hands  # what a subclass says of relevance, an inherited `push` does not say of ratios
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         if (args or kwargs) and not {"__dataclass_fields__", "__init__"}.intersection(vars(cls)):

@@ -1,7 +1,7 @@
 """Relevance R of a value v may travel as its ratio c = R / v: conversions, and the derivatives that hand c on.
 
-Each function here returns a value as it is; only its derivative is another one. They are edited by `custom_jvp`, with
-coefficients that stay functions of the values, so that derivatives of relevance are right too.
+Each function here returns a value as it is; only its derivative is another one. Its coefficients stay functions of the
+values, so that derivatives of relevance are right too.
 """
 
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jrlrp.rules.base import Array, stabilize
+from jrlrp.rules.base import Array, ratio, stabilize
 
 
 @jax.custom_jvp
@@ -29,18 +29,13 @@ def of_ratio(c: Array, v: Array) -> Array:
     return jnp.where(jnp.isfinite(v), v, 0) * c
 
 
-@jax.custom_jvp
-def over(z: Array, epsilon: Any) -> Array:
-    """Return z; its pullback takes relevance R to the ratio R / st(z), 0 where that is 0 / 0."""
+@jax.custom_vjp
+def over(z: Array, epsilon: Array) -> Array:
+    """Return z; its pullback takes relevance R to the ratio R / st(z), bounded, and 0 where that is 0 / 0."""
     return z
 
 
-@over.defjvp
-def _over(primals: Any, tangents: Any) -> tuple[Array, Array]:
-    (z, epsilon), (t, _) = primals, tangents
-    total = stabilize(z, epsilon)
-    known = jnp.abs(total) > 0
-    return z, jnp.where(known, t, 0) / jnp.where(known, total, 1)
+over.defvjp(lambda z, epsilon: (z, (z, epsilon)), lambda kept, r: (ratio(r, stabilize(*kept)), None))
 
 
 def damped(z: Array, epsilon: Any) -> Array:
