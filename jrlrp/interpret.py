@@ -321,8 +321,7 @@ def _widened(values: Iterable[Any]) -> tuple[Any, ...]:
 
 def _rounded(r: Any, x: Any) -> Any:
     """Return relevance of `x` in its dtype, bounded; gradients alone may be complex."""
-    apart = tuple(compat.mesh_axes(r) - compat.mesh_axes(x))  # devices read the same, each gives its part back
-    r = jax.lax.psum(r, apart) if apart else r
+    r = compat.added_up(r, x)
     return saturate(r, x.dtype).astype(x.dtype) if jnp.issubdtype(x.dtype, jnp.floating) else r.astype(x.dtype)
 
 

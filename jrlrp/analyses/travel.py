@@ -7,6 +7,8 @@ divided by values where a rule divides by them anyway.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import jax.numpy as jnp
+
 from jrlrp.analyses.place import NodeWalk
 from jrlrp.graph.graph import Graph
 from jrlrp.graph.nodes import Control, Node
@@ -99,6 +101,13 @@ class _Travel(NodeWalk[Form]):
             handed = Form.RATIO  # its derivative is its rule
         else:
             handed = rule.hands(step, received)
+            if received is Form.RELEVANCE and handed is Form.RATIO and any(map(_is_short, step.outputs)):
+                handed = Form.RELEVANCE
         self.handed[step] = handed
         passes = [True] * len(step.inputs) if rule is None else rule.passes(step)
         return [(v, handed) for v, passed in zip(step.inputs, passes, strict=True) if passed and handed]
+
+
+def _is_short(v: Var) -> bool:
+    """Tell whether a variable's dtype, float16 say, reaches too short for relevance over small values."""
+    return jnp.issubdtype(v.dtype, jnp.floating) and float(jnp.finfo(v.dtype).max) < 1e30

@@ -16,6 +16,7 @@ from jrlrp.rules.structure import Block, Pass, ShareAbsolute, ShareEqual, ShareR
 
 
 def standardises(node: Any) -> bool:
+    """Tell whether a scale layer could be the standardisation of inputs."""
     return node.standardises
 
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jrlrp.primitives.row import Op
+from jrlrp.trace import compat
 from jrlrp.trace.program import Equation
 
 Array = Any
@@ -164,7 +165,8 @@ def _depthwise(strides, padding, dilation, taps_apart, numbers, shape, groups) -
 
     def backward(kept, r):
         x, w = kept
-        return back(r, w), jax.vjp(lambda w: conv(x, w), w)[1](r)[0]
+        of_weights = jax.vjp(lambda w: conv(x, w), w)[1](r)[0]
+        return compat.added_up(back(r, w), x), compat.added_up(of_weights, w)
 
     run.defvjp(lambda x, w: (run(x, w), (x, w)), backward)
     return run, back

@@ -277,6 +277,12 @@ def mesh_axes(x: Any) -> frozenset[str]:
     return frozenset(jax.typeof(x).manual_axis_type.varying)
 
 
+def added_up(r: Any, like: Any) -> Any:
+    """Return the sum over devices that read the same value, of each of which r is a part."""
+    apart = tuple(mesh_axes(r) - mesh_axes(like))
+    return jax.lax.psum(r, apart) if apart else r
+
+
 def varying(x: Any, like: Iterable[Any]) -> Any:
     """Return x as it is, which may differ along the axes of the mesh along which others do, inside shard_map."""
     axes = frozenset().union(*map(mesh_axes, like)) - mesh_axes(x)

@@ -153,3 +153,55 @@ def test_conversions_are_identities_whose_pullbacks_multiply_and_divide():
     np.testing.assert_array_equal(jax.vjp(lambda v: over(v, 0.0), v)[1](c)[0], [1.5, -8.0, 0.0, 0.0])
     np.testing.assert_allclose(jax.vjp(lambda v: damped(v, 0.5), v)[1](c)[0][:3], [2.4, 2.0, 0.0])
     np.testing.assert_array_equal(jax.vjp(lambda v: damped(v, 0.0), v)[1](c)[0], c)
+
+
+GATE = rng.normal(size=(6, 6))
+
+
+def gated(x, small):
+    """A gate of small values, whose relevance comes as R and has to go on as a ratio."""
+    gate, value = jnp.asarray(GATE, x.dtype), jnp.asarray(W, x.dtype)
+    return (jax.nn.sigmoid((x * jnp.asarray(small, x.dtype)) @ gate) * (x @ value)) @ value
+
+
+@pytest.mark.parametrize("small", [1e-3, 1e-5, 1e-18, 1e-37])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_relevance_over_small_values_is_bounded(dtype, small):
+    x = jnp.asarray(X[:, 0], dtype)
+    explain = jax.jit(jrlrp.relevance(lambda x: gated(x, small), rules=jrlrp.attn_lrp(), target="all"))
+    found = np.asarray(explain(x), np.float64)
+    sizes = np.abs(np.asarray(gated(x, small), np.float64)).sum(-1)
+    assert np.isfinite(found).all() and (np.abs(found).sum(-1) < 100 * sizes).all()
+    if small >= 1e-5:  # and none of it is lost
+        np.testing.assert_allclose(found.sum(-1), np.asarray(gated(x, small), np.float64).sum(-1), rtol=0.1, atol=0.1)
+
+
+def test_an_audit_names_where_ratios_are_at_their_bound():
+    audit = jrlrp.audit(lambda x: gated(x, 1e-37), jnp.asarray(X[:, 0], jnp.float32), rules=jrlrp.attn_lrp())
+    assert "saturates at dense#0" in str(audit)
+
+
+def of_nothing(self, layer, inputs, output, relevance):
+    return tuple(jnp.zeros_like(x) for x in inputs)
+
+
+def no_portions(self, layer, x, output):
+    return []
+
+
+@pytest.mark.parametrize(
+    ("rule", "written", "kind", "f"),
+    [
+        (jrlrp.Epsilon, {"portions": no_portions}, "dense", lambda x: x @ W),
+        (jrlrp.Zero, {"portions": no_portions}, "dense", lambda x: x @ W),
+        (jrlrp.Epsilon, {"__call__": of_nothing}, "dense", lambda x: x @ W),
+        (jrlrp.Pass, {"__call__": of_nothing}, "activation", lambda x: jnp.tanh(x) @ W),
+        (jrlrp.ShareRatio, {"__call__": of_nothing}, "sum", lambda x: (x @ V + x) @ W),
+        (jrlrp.Uniform, {"__call__": of_nothing}, "product", lambda x: (x * x[..., ::-1]) @ W),
+        (jrlrp.SoftmaxTaylor, {"__call__": of_nothing}, "softmax", lambda x: jax.nn.softmax(x) @ W),
+    ],
+)
+def test_what_a_subclass_says_of_relevance_holds(rule, written, kind, f):
+    own = type("Own", (rule,), written)
+    rules = jrlrp.Composite([(jrlrp.match(kind), own())], base=jrlrp.attn_lrp())
+    np.testing.assert_array_equal(jrlrp.relevance(f, rules=rules)(X[:, 0]), 0)
