@@ -519,6 +519,30 @@ def test_a_function_with_shards_of_its_features(rules):
 
 
 @needs_two_devices
+@pytest.mark.parametrize("rules", [None, jrlrp.relative(), jrlrp.epsilon_plus(), jrlrp.epsilon(1e-12)])
+def test_a_sum_over_devices_shares_as_a_sum(rules):
+    weights = RNG.normal(size=(2, 3, 3, 1, 3))
+    images = RNG.normal(size=(2, 5, 5, 3))
+
+    def part(x, w):
+        dims = {"dimension_numbers": ("NHWC", "HWIO", "NHWC"), "feature_group_count": 3}
+        return jax.nn.relu(jax.lax.conv_general_dilated(x, w, (1, 1), "SAME", **dims))
+
+    def f(x):
+        over = jax.shard_map(
+            lambda x, w: jax.lax.psum(part(x, w[0]), "data"),
+            mesh=MESH,
+            in_specs=(PartitionSpec(), PartitionSpec("data")),
+            out_specs=PartitionSpec(),
+        )
+        return over(x, weights).mean((1, 2))
+
+    plain = lambda x: (part(x, weights[0]) + part(x, weights[1])).mean((1, 2))
+    found, expected = (jax.jit(jrlrp.relevance(g, rules=rules))(images) for g in (f, plain))
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
+
+
+@needs_two_devices
 def test_ids_in_shards():
     f = lambda ids: sharded(lambda ids: jax.nn.relu(jnp.asarray(TABLE)[ids] @ WX))(ids).max(1) @ W2
     plain = lambda ids: jax.nn.relu(jnp.asarray(TABLE)[ids] @ WX).max(1) @ W2

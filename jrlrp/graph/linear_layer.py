@@ -176,6 +176,8 @@ class LinearLayer(Layer, seen.LinearLayer):
 
     def _at_core(self, r: Array, scaled: bool) -> Array:
         """Return the transpose of `_follow` applied to `r`."""
+        if not any(step.role == "move" or scaled for step in self._node.steps):  # type: ignore[attr-defined]
+            return r.astype(self.dtype)
         at_core = self._input.update(shape=self._node.core.output.shape)  # type: ignore[attr-defined]
         return jax.linear_transpose(lambda z: self._follow(z, scaled), at_core)(r.astype(self.dtype))[0]
 

@@ -257,9 +257,9 @@ class Affine(Node):
 
     @property
     def adds_apart(self) -> bool:
-        """Whether each entry is added to one sum at most: in segments, or in windows side by side."""
+        """Whether each entry is added to one sum at most: in segments, over devices, or in windows side by side."""
         if self.core is None or self.core.op is not Op.WINDOW_SUM:
-            return self.core is not None and self.core.op is Op.SCATTER_ADD
+            return self.core is not None and self.core.op in (Op.SCATTER_ADD, Op.COLLECTIVE)
         sizes, strides = self.core.params["window_dimensions"], self.core.params["window_strides"]
         windows = zip(sizes, strides, self.core.output.shape, strict=True)
         return all(size == 1 or stride >= size or count == 1 for size, stride, count in windows)
