@@ -1,4 +1,4 @@
-"""The code of the README runs as it stands there."""
+"""The code of the README and of docs/ runs as it stands there, and what they link to is there."""
 
 import re
 from dataclasses import dataclass
@@ -12,8 +12,9 @@ import pytest
 import jrlrp
 from jrlrp.primitives import register
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCKS = [block for page in PAGES for block in re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.DOTALL)]
 W = np.random.default_rng(0).normal(size=(8, 10))
 
 
@@ -33,7 +34,14 @@ def test_each_block_runs(block, monkeypatch, capsys):
     exec(block, given | {"cov": jnp.eye(8)})
 
 
-def test_the_rule_of_the_readme_is_what_it_says():
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_a_page_links_to_is_there(page):
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text("utf-8"))
+    assert links or page.name == "limits.md"
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_the_rule_of_the_docs_is_what_it_says():
     (block,) = [block for block in BLOCKS if "class AbsoluteShare" in block]
     scope = {"jrlrp": jrlrp, "jnp": jnp, "dataclass": dataclass}
     exec(block, scope)

@@ -49,7 +49,8 @@ class Rule:
         if isinstance(kinds, (str, Iterable)):
             cls.kinds = frozenset((kinds,) if isinstance(kinds, str) else kinds)
         if "hands" not in vars(cls) and not {"__call__", "portions"}.isdisjoint(vars(cls)):
-            cls.hands = Rule.hands  # what a subclass says of relevance, an inherited `push` does not say of ratios
+            # What a subclass says of relevance, an inherited `push` does not say of ratios.
+            cls.hands = Rule.hands  # type: ignore[method-assign]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         if (args or kwargs) and not {"__dataclass_fields__", "__init__"}.intersection(vars(cls)):
