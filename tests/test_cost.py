@@ -108,5 +108,5 @@ def test_a_sharded_model_has_no_collectives_but_those_of_its_gradient(rules, lay
         p = {name: put(w, None, None, "d") if name in columns else put(w, None, "d") for name, w in p.items()}
     gradient, relevance = pair(unrolled, x, p, rules)
     found, expected = (collectives(c.as_text()) for c in (relevance, gradient))
-    assert found <= expected
+    assert (layout == "data" or expected) and found <= expected
     assert found == expected or rules != jrlrp.attn_lrp()  # the others send nothing through queries and keys

@@ -254,7 +254,7 @@ def _waiting_zero(relevance: Array) -> Array:
     if not relevance.size or any(jax.typeof(relevance).sharding.spec):  # one entry of a sharded array is nowhere
         return _zero(relevance)
     # By a dot, which nothing that waits computes anew.
-    first = jnp.atleast_1d(relevance[(0,) * (relevance.ndim - 1)])
+    first = jnp.atleast_1d(relevance[(0,) * (relevance.ndim - 1)])[:8]
     known = first @ np.linspace(0.5, 1, first.size, dtype=first.dtype)
     return jnp.where(jnp.isfinite(known), 0 * known, 0)
 
