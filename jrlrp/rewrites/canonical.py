@@ -163,8 +163,9 @@ class Writer:
         self._take(Added(row, tuple(inputs), (out,), params, path, line, None, lambda *x: [function(*x)], places))
         return out
 
-    def again(self, row: Row, data: Sequence[Var], like: Equation, function: Callable) -> Var:
+    def again(self, row: Row, data: Sequence[Var], like: Equation, function: Callable | None = None) -> Var:
         """Write an operation like that of an equation, with its parameters, and return its variable."""
+        function = _FUNCTIONS[row.op] if function is None else function
         out = Var(like.output.shape, like.output.dtype)
         own = (row, tuple(data), (out,), like.params, like.path, like.source)
         self._take(Added(*own, None, lambda *values: [function(*values)]))

@@ -101,6 +101,41 @@ def _dimension_numbers(
     return (places(sorted(summed)), places(batch)), [made.index(d) if d in made else None for d in kept]
 
 
+def scaled_factor(w: Writer, eqn: Equation) -> bool:
+    """(k · ab) · c is k · (ab · c), so that the factors of a product are one product whatever scales a part of it."""
+    if eqn.op not in (Op.MUL, Op.DIV) or any(v not in w.dependent for v in eqn.data):
+        return False
+    found = [_scales(w, v, eqn.op is Op.DIV and n == 1) for n, v in enumerate(eqn.data)]
+    scales = [scale for _, own in found for scale in own]
+    if not scales or any(v.shape != eqn.output.shape for v, _ in found):
+        return False
+    value = w.again(eqn.row, [v for v, _ in found], eqn)
+    *before, (op, factors) = scales
+    for inner, others in before:
+        value = w.again(named(inner), [value, *others], eqn)
+    return w.read_as(eqn, named(op), [value, *factors])
+
+
+def _scales(w: Writer, v: Var, divides: bool) -> tuple[Var, list[tuple[str, list[Var]]]]:
+    """Return the product of several values that another is made of by scales alone, and the operations that are those.
+
+    The value itself, and none, if there is no such product.
+    """
+    core, scales = v, list[tuple[str, list[Var]]]()
+    while (made := w.forms.made_by(w.forms.plain(core), Op.MUL, Op.DIV, Op.NEG)) is not None:
+        own = [k for k, x in enumerate(made.data) if x in w.dependent]
+        if len(own) != 1 or (made.op is Op.DIV and own == [1]) or w.forms.uses[core] > 1:
+            break
+        scale = "neg" if made.op is Op.NEG else "div" if (made.op is Op.DIV) != divides else "mul"
+        scales.append((scale, [x for k, x in enumerate(made.data) if k != own[0]]))
+        core = made.data[own[0]]
+    if not scales or core.shape != v.shape or not _is_product(w, core):
+        return v, []
+    factors = w.forms.definition[w.forms.plain(core)].data
+    spread = any(k is None and n > 1 for x in factors for k, n in zip(w.forms.place(x).dims, v.shape, strict=True))
+    return (v, []) if spread else (core, scales)  # x over a statistic of it is a norm, and its scale the gain
+
+
 def outer_product(w: Writer, eqn: Equation) -> bool:
     """A matrix product that sums over nothing is a product entry by entry, of its operands spread out."""
     if eqn.op is not Op.DOT or any(eqn.params["dimension_numbers"][0]):

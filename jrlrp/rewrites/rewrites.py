@@ -24,6 +24,7 @@ PASSES: tuple[tuple[Rewrite, ...], ...] = (
         arithmetic.reciprocal,
         arithmetic.sign,
         arithmetic.choice_of_negatives,
+        matrix_products.scaled_factor,
         arithmetic.mixture,
     ),
     (exponentials.shift_under_exponential,),

@@ -209,6 +209,17 @@ THREE = {  # summed up: each product has thirds, whichever two come first
     "mean": lambda x: ((x @ V) * ((x @ W) * (x @ C))).mean(1) @ (4 * D),
 }
 
+SCALED = {  # whatever scales a part of a product, its factors are three
+    "afterwards": lambda x: 2.0 * ((x @ W) * (x @ V) * (x @ C)).sum(1) @ D,
+    "within": lambda x: (2.0 * ((x @ W) * (x @ V)) * (x @ C)).sum(1) @ D,
+    "negated twice": lambda x: -2.0 * ((-((x @ W) * (x @ V))) * (x @ C)).sum(1) @ D,
+    "on both sides": lambda x: ((0.5 * ((x @ W) * (x @ V))) * (4.0 * (x @ C))).sum(1) @ D,
+}
+SILU = {  # an activation is no product
+    "afterwards": lambda x: 2.0 * (jax.nn.silu(x @ W) * (x @ V)) @ D,
+    "within": lambda x: (2.0 * jax.nn.silu(x @ W)) * (x @ V) @ D,
+}
+
 
 def of(family, wrapped=lambda f: f):
     plain, *others = family.items()
@@ -232,6 +243,8 @@ FREE = [  # of the batch's size
     *of(NORMED_TWICE, layer),
     *of(PRODUCT, lambda f: lambda x: f(x) @ D),
     *of(THREE),
+    *of(SCALED),
+    *of(SILU, lambda f: lambda x: f(x).mean(1)),
     *(p for families in (SUMS, PADDING, SIGNS) for p in in_pairs(families)),
 ]
 PAIRS = [*FREE, *of(POOLING, pooling), *of(GRAPH, graph)]
