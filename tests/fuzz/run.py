@@ -17,6 +17,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+from compiling import xla_flags
+
+os.environ["XLA_FLAGS"] = xla_flags()
+
 import jax
 from fuzz.programs import Program
 from fuzz.properties import PROPERTIES, RULES

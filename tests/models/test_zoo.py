@@ -3,10 +3,17 @@
 `make test-models` runs all of them and prints the table; `make test` runs a few.
 """
 
+import os
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from compiling import xla_flags
+
+os.environ["XLA_FLAGS"] = xla_flags()
 
 import jax
 import jax.numpy as jnp
