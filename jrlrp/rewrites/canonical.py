@@ -264,7 +264,8 @@ class Writer:
             return self.read_as(eqn, row, data, function=function, **params)
         turned = Var(tuple(out.shape[d] for d in order), out.dtype)
         back, path, line = lambda x: [laid_out(x, order, turned.shape)], eqn.path, eqn.source
-        turn = Added(ADDED[Op.BROADCAST], (out,), (turned,), {}, path, line, None, back)
+        there = lambda operand, axis: None if dims[axis.dim] is None else replace(axis, dim=dims[axis.dim])
+        turn = Added(ADDED[Op.BROADCAST], (out,), (turned,), {}, path, line, None, back, there)
         region = self._region(eqn, row, data, params, function, None)
         self._take(replace(region, outputs=(turned,), equations=(*region.equations, turn)))
         lay_out = lambda x: [laid_out(x, dims, out.shape)]

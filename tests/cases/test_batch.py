@@ -129,6 +129,15 @@ def test_in_other_dtypes(name):
 ROWS = np.array([[1, 2, -1, 0.5, 1], [30, 10, 60, -20, 15]])
 WIDE = np.random.default_rng(3).normal(size=(5, 2))
 KERNEL_OF = lambda t: jnp.convolve(t, t[:3], mode="same")
+EXPERTS = np.random.default_rng(4).normal(size=(2, 3, 2))
+
+
+def mixture(h):
+    """Two experts, weighed by a softmax: a contraction over them whose leading axis is of size one."""
+    weights = jax.nn.softmax(h @ EXPERTS[0], axis=-1)
+    return (jnp.einsum("npf,fe->npe", h, EXPERTS[1])[..., None] * weights[..., None]).sum(2)[..., 0]
+
+
 EACH = {
     "kernel": KERNEL_OF,
     "kernel, conv": lambda t: jax.lax.conv_general_dilated(t[None, None], t[None, None, :3], (1,), "SAME")[0, 0],
@@ -140,6 +149,7 @@ EACH = {
         jax.lax.dynamic_update_slice(t, t[:2], (jnp.argmax(t),)), KERNEL, mode="same"
     ),
     "roll": lambda t: jnp.convolve(jnp.roll(t, jnp.argmax(t)), KERNEL, mode="same"),
+    "mixture": lambda t: jnp.convolve(mixture(t[None, :, None] * KERNEL)[0], KERNEL, mode="same"),
     "switch": lambda t: jnp.convolve(jax.lax.cond(t[0] > 5, lambda t: t[::-1], lambda t: 2 * t, t), KERNEL, "same"),
 }
 

@@ -83,8 +83,8 @@ def is_finite(program: Program) -> bool:
 
     @jax.jit
     def finite(h):
-        steps = [h := step(h) for step in program.steps]
-        return jnp.stack([jnp.isfinite(h).all() for h in steps]).all()
+        states = [h, *(h := step(h) for step in program.steps)]
+        return jnp.stack([jnp.isfinite(h).all() for h in states]).all()
 
     return bool(finite(jnp.asarray(program.inputs())))
 
