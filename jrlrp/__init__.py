@@ -8,6 +8,7 @@ from jrlrp.composites.composite import Composite
 from jrlrp.composites.matcher import Matcher, match
 from jrlrp.composites.presets import (
     attn_lrp,
+    clrp,
     cp_lrp,
     deep_taylor,
     epsilon,
@@ -18,8 +19,10 @@ from jrlrp.composites.presets import (
     epsilon_plus_flat,
     excitation_backprop,
     gradient_times_input,
+    rap,
     relative,
     relative_plus,
+    sglrp,
 )
 from jrlrp.custom import custom_relevance
 from jrlrp.errors import (
@@ -42,6 +45,7 @@ from jrlrp.rules.linear import LinearRule, Part, Portion
 from jrlrp.rules.pooling import Proportional, WinnerTakesAll
 from jrlrp.rules.product import SignalTakesAll, Uniform, ValuesOnly
 from jrlrp.rules.relative import Relative, RelativePlus
+from jrlrp.rules.relative_attributing import InputBox, MagnitudeShare, RelativeAttributing
 from jrlrp.rules.softmax import SoftmaxTaylor
 from jrlrp.rules.structure import Block, Gradient, Pass, ShareAbsolute, ShareEqual, ShareRatio
 
@@ -57,9 +61,11 @@ __all__ = [
     "Flat",
     "Gamma",
     "Gradient",
+    "InputBox",
     "JrlrpError",
     "JrlrpWarning",
     "LinearRule",
+    "MagnitudeShare",
     "Matcher",
     "Part",
     "Pass",
@@ -68,6 +74,7 @@ __all__ = [
     "Portion",
     "Proportional",
     "Relative",
+    "RelativeAttributing",
     "RelativePlus",
     "Rule",
     "RuleError",
@@ -88,6 +95,7 @@ __all__ = [
     "Zero",
     "attn_lrp",
     "audit",
+    "clrp",
     "cp_lrp",
     "custom_relevance",
     "deep_taylor",
@@ -102,17 +110,19 @@ __all__ = [
     "match",
     "plan",
     "pullback",
+    "rap",
     "register_kind",
     "register_rule",
     "relative",
     "relative_plus",
     "relevance",
+    "sglrp",
     "value_and_relevance",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    """Import a module of measures or pictures when it is first asked for; pictures need matplotlib."""
-    if name in ("baselines", "metrics", "plot"):
+    """Import a module when it is first asked for; pictures need matplotlib."""
+    if name in ("baselines", "concepts", "contrastive", "metrics", "plot"):
         return importlib.import_module(f"jrlrp.{name}")
     raise AttributeError(f"module 'jrlrp' has no attribute {name!r}")

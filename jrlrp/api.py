@@ -9,7 +9,7 @@ import jax
 
 from jrlrp.composites.composite import Composite, fault, without_effect
 from jrlrp.errors import ArgumentError
-from jrlrp.probes import as_patterns, auditing, capturing
+from jrlrp.probes import as_capture, auditing, capturing
 from jrlrp.report import Audit, Plan, make_audit, make_plan
 from jrlrp.rules.base import Rule, brief
 from jrlrp.rules.ratio import of_ratio
@@ -25,6 +25,10 @@ def value_and_relevance(
     target: Any = "max",
     has_aux: bool = False,
     capture: Any = (),
+    values: bool = False,
+    ratio: bool = False,
+    conditions: Mapping[Any, Any] | None = None,
+    start: Mapping[Any, Any] | None = None,
     unknown: str = "error",
     primitives: Mapping[Any, Any] | None = None,
 ) -> Callable:
@@ -36,19 +40,29 @@ def value_and_relevance(
       A function that returns `(value, R)`, or `((value, aux), R)` with `has_aux`; R is `(R, captured)` with `capture`.
     """
     check_argnums("value_and_relevance", argnums)
-    patterns = as_patterns(capture)
+    wanted = as_capture(capture, values, ratio)
     chosen = options(
-        fun, rules, argnums=argnums, target=as_target(target), has_aux=has_aux, unknown=unknown, primitives=primitives
+        fun,
+        rules,
+        argnums=argnums,
+        target=as_target(target),
+        has_aux=has_aux,
+        unknown=unknown,
+        primitives=primitives,
+        conditions=conditions,
+        start=start,
     )
 
     @wraps(fun)
     def explained(*args, **kwargs):
         traced = trace_function(fun, args, kwargs, chosen)
-        probes = capturing(traced.graph, patterns)
-        passed = traced.explain(probes)
+        probes = capturing(traced.graph, wanted)
+        passed = traced.explain(probes, wanted=probes if wanted.values else ())
         shares, measured = passed.propagate(traced.initial(passed.out))
         result = shares if isinstance(argnums, (tuple, list)) else shares[0]
-        if patterns:
+        if wanted.patterns:
+            if wanted.values:
+                measured = {node: tuple(zip(passed.shown[node], found)) for node, found in measured.items()}
             result = result, {traced.graph.names[node]: _single(found) for node, found in measured.items()}
         return ((passed.value, passed.aux) if has_aux else passed.value), result
 
@@ -87,6 +101,10 @@ def relevance(
     target: Any = "max",
     has_aux: bool = False,
     capture: Any = (),
+    values: bool = False,
+    ratio: bool = False,
+    conditions: Mapping[Any, Any] | None = None,
+    start: Mapping[Any, Any] | None = None,
     unknown: str = "error",
     primitives: Mapping[Any, Any] | None = None,
 ) -> Callable:
@@ -103,12 +121,23 @@ def relevance(
       target: what of the output to explain. "max": the highest entry along the last axis, at each position; an int or
         an integer array of the output's shape without its last axis: those entries (negative ones count from the
         end; a traced one out of range explains nothing); "all": the whole output; a callable: it gets the output and
-        returns the initial relevance. A scalar output is explained as it is. A final softmax or log-softmax is
+        returns the initial relevance; None, beside `start`: nothing. A scalar output is explained as it is. A final softmax or log-softmax is
         explained at its logits. But for a callable, the initial relevance is the explained output's value; an
         infinite entry has none, and where it is NaN the map (of that example, if it is known which) is NaN too.
       has_aux: whether `fun` returns `(out, aux)`.
       capture: nodes whose output's relevance is wanted too: globs of module paths or of the names that `plan` prints,
         "*/Conv_*" say, or matchers, `match("softmax")`. Inside a scan their relevance has a leading axis of turns.
+      values: whether to capture the nodes' outputs, too (0 in a branch that is not taken).
+      ratio: whether to capture c = R / v of their values v in place of relevance R. Where relevance travels as a ratio,
+        c is known for v = 0; elsewhere it is 0 there.
+      conditions: a dict from patterns of nodes, as for `capture`, to masks. The relevance that arrives at a node's
+        output is multiplied by its mask, an array that broadcasts to the output, before the node's rule; of several
+        entries all hold. A glob names one node, a matcher one or more. Inside a scan a mask acts at each turn; one of
+        the output's rank and one more for each scan has leading axes of turns. Maps of parts add up to the whole under
+        rules that are linear in relevance, which those of R-LRP are not, as each has its κ.
+      start: a dict from patterns, as for `conditions`, to relevance that begins at these nodes' outputs: arrays, or
+        functions of a node's value that return it. It is added to what arrives, before a mask. target=None gives the
+        output none.
       unknown: "error", or "gradient" to share relevance by gradient × input at primitives that have no rule.
       primitives: what primitives do in this call, by primitive or name: a kind as for `register_kind`, or a rule as
         for `register_rule`.
@@ -116,7 +145,7 @@ def relevance(
     Returns:
       A function that returns R, of the structure and shapes of the explained argument (a tuple of such for a tuple
       `argnums`). With `capture`, R is `(R, captured)`, captured being a dict from the nodes' names to relevance of
-      their outputs' shapes and dtypes. With `has_aux`, `(R, aux)`.
+      their outputs' shapes and dtypes, with `values` to pairs (value, relevance). With `has_aux`, `(R, aux)`.
 
     Raises:
       All of these before anything runs, at once or when the returned function is called or traced:
@@ -136,6 +165,10 @@ def relevance(
         target=target,
         has_aux=has_aux,
         capture=capture,
+        values=values,
+        ratio=ratio,
+        conditions=conditions,
+        start=start,
         unknown=unknown,
         primitives=primitives,
     )
@@ -152,6 +185,8 @@ def pullback(
     fun: Callable,
     *primals: Any,
     rules: Composite | Rule | None = None,
+    conditions: Mapping[Any, Any] | None = None,
+    start: Mapping[Any, Any] | None = None,
     unknown: str = "error",
     primitives: Mapping[Any, Any] | None = None,
 ) -> tuple[Any, Callable[[Any], tuple[Any, ...]]]:
@@ -160,7 +195,7 @@ def pullback(
     Args:
       fun: as for `relevance`.
       primals: the arguments, all of them explained.
-      rules, unknown, primitives: as for `relevance`.
+      rules, conditions, start, unknown, primitives: as for `relevance`.
 
     Returns:
       `(out, propagate)`; `propagate(R_out)`, with R_out of out's structure and shapes, returns a tuple of relevances,
@@ -169,7 +204,15 @@ def pullback(
     Raises:
       As `relevance`; `propagate` raises TargetError for relevance of another structure or shape.
     """
-    chosen = options(fun, rules, argnums=tuple(range(len(primals))), unknown=unknown, primitives=primitives)
+    chosen = options(
+        fun,
+        rules,
+        argnums=tuple(range(len(primals))),
+        unknown=unknown,
+        primitives=primitives,
+        conditions=conditions,
+        start=start,
+    )
     traced = trace_function(fun, primals, {}, chosen)
     passed = traced.explain()
 
@@ -215,6 +258,8 @@ def audit(
     rules: Composite | Rule | None = None,
     target: Any = "max",
     has_aux: bool = False,
+    conditions: Mapping[Any, Any] | None = None,
+    start: Mapping[Any, Any] | None = None,
     unknown: str = "error",
     primitives: Mapping[Any, Any] | None = None,
     **kwargs: Any,
@@ -222,10 +267,11 @@ def audit(
     """Return where the relevance of `fun(*args, **kwargs)` went: what each node received, passed on and absorbed.
 
     Σ R of the output = Σ R of the explained inputs + Σ over nodes of what each absorbed: by biases, by stabilisers, and
-    by its rule otherwise (blocked paths, values that no explained input has a part in, κ of R-LRP).
+    by its rule otherwise (blocked paths, values that no explained input has a part in, κ of R-LRP), or by a condition.
+    With `start`, the relevance that begins at nodes is added to the left.
 
     Args:
-      fun, argnums, rules, target, has_aux, unknown, primitives: as for `relevance`.
+      fun, argnums, rules, target, has_aux, conditions, start, unknown, primitives: as for `relevance`.
       args, kwargs: the arguments of `fun`.
 
     Returns:
@@ -235,7 +281,15 @@ def audit(
       As `relevance`.
     """
     chosen = options(
-        fun, rules, argnums=argnums, target=as_target(target), has_aux=has_aux, unknown=unknown, primitives=primitives
+        fun,
+        rules,
+        argnums=argnums,
+        target=as_target(target),
+        has_aux=has_aux,
+        unknown=unknown,
+        primitives=primitives,
+        conditions=conditions,
+        start=start,
     )
     traced = trace_function(fun, args, kwargs, chosen)
     passed = traced.explain(auditing(traced.graph))
@@ -243,4 +297,5 @@ def audit(
     shares, measured = passed.propagate(initial)
     if traced.as_ratio:
         initial = jax.tree.map(of_ratio, initial, passed.out)
-    return make_audit(traced.graph, passed.rules, measured, jax.tree.leaves(initial), jax.tree.leaves(shares))
+    begun = list(passed.seeds.values())
+    return make_audit(traced.graph, passed.rules, measured, jax.tree.leaves(initial), jax.tree.leaves(shares), begun)

@@ -1,9 +1,8 @@
 """Run a graph forwards so that its pullback is relevance: each node has its rule for a derivative."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
-from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -19,45 +18,70 @@ from jrlrp.graph.linear_layer import wide
 from jrlrp.graph.nodes import Control, Node
 from jrlrp.probes import Edges, Passage, Probe
 from jrlrp.rules.base import Form, Rule, saturate
-from jrlrp.rules.ratio import damped, of_ratio, over, times
+from jrlrp.rules.ratio import damped, masked, of_ratio, over, times
 from jrlrp.trace import compat
+from jrlrp.trace.control import Evaluate
 from jrlrp.trace.program import Equation, Var, evaluated, read, typed
 
-NO_PROBES: Mapping[Node, Probe] = MappingProxyType({})
+@dataclass(frozen=True, eq=False)
+class Course:
+    """What happens to relevance on its way.
+
+    Attributes:
+      rules: the rule of each node; one without is left to JAX's own transpose.
+      way: the forms in which relevance travels.
+      probes: what to measure of the nodes' relevance.
+      masks: what multiplies the relevance that comes to a node's output, broadcasting to it, with a leading axis of
+        turns for each scan around the node.
+      shown: the nodes whose outputs are returned too, each with the form in which relevance comes to them there.
+    """
+
+    rules: Mapping[Node, Rule]
+    way: Travel
+    probes: Mapping[Node, Probe] = field(default_factory=dict)
+    masks: Mapping[Node, Any] = field(default_factory=dict)
+    shown: Mapping[Node, Form] = field(default_factory=dict)
 
 
 def interpret(
-    graph: Graph,
-    rules: Mapping[Node, Rule],
-    inputs: Mapping[Var, Any],
-    wanted: Sequence[tuple[Var, Form]],
-    way: Travel,
-    probes: Mapping[Node, Probe] = NO_PROBES,
-) -> list[Any]:
-    """Evaluate a graph and return the values of the variables `wanted`, each with the form in which R comes to it.
+    graph: Graph, inputs: Mapping[Var, Any], wanted: Sequence[tuple[Var, Form]], course: Course
+) -> tuple[list[Any], dict[Node, tuple[Any, ...]]]:
+    """Evaluate a graph so that its pullback is relevance.
 
     Args:
       graph: the graph.
-      rules: the rule of each node; one without is left to JAX's own transpose.
       inputs: the value of each of the program's inputs, carriers included.
-      wanted: the variables to return.
-      way: the forms in which relevance travels.
-      probes: what to measure of the nodes' relevance.
+      wanted: the variables to return, each with the form in which relevance comes to it.
+      course: what happens on the way.
+
+    Returns:
+      The values wanted, and the outputs (those that are numbers) of the nodes that are shown, bodies' too: in a scan
+      with a leading axis of turns, and 0 in a branch that is not taken.
     """
-    values = _Values({**graph.program.constants, **inputs}, way)
+    rules, way, probes = course.rules, course.way, course.probes
+    values, shown = _Values({**graph.program.constants, **inputs}, way), dict[Node, tuple[Any, ...]]()
     for step in graph.steps:
         if isinstance(step, Equation):  # it hands on no relevance, so nothing has to be differentiated
             values.update(zip(step.outputs, step.run([values.held(v) for v in step.inputs]), strict=True))
         elif isinstance(step, Control):
-            values.update(zip(step.outputs, _run_bodies(step, rules, values, probes), strict=True))
+            results, inside = _run_bodies(step, values, course)
+            values.update(zip(step.outputs, results, strict=True))
+            shown.update(inside)
         else:
             handed = way.handed.get(step, Form.NONE)
             arguments = [values.handing(x, handed) for x in step.inputs]
             constants = [values.held(x) for x in step.constants]
             place = _Place(step, handed, tuple(map(way.form, step.outputs)))
             run = _run_node if step not in probes else partial(_run_probed, probe=probes[step])
-            values.update(zip(step.outputs, run(place, rules.get(step), arguments, constants), strict=True))
-    return [jnp.asarray(values.handing(v, form), v.dtype) for v, form in wanted]
+            results = run(place, rules.get(step), arguments, constants, course.masks.get(step))
+            values.update(zip(step.outputs, results, strict=True))
+            if step in course.shown:
+                shown[step] = tuple(values.handing(v, course.shown[step]) for v in _numbers(step))
+    return [jnp.asarray(values.handing(v, form), v.dtype) for v, form in wanted], shown
+
+
+def _numbers(node: Node) -> list[Var]:
+    return [v for v in node.outputs if jnp.issubdtype(v.dtype, jnp.inexact)]
 
 
 class _Values(dict[Var, Any]):
@@ -106,8 +130,14 @@ class _Place:
     comes: tuple[Form, ...]
 
 
-def _run_node(place: _Place, rule: Rule | None, inputs: Sequence[Any], constants: Sequence[Any]) -> Sequence[Any]:
-    """Evaluate a node so that its derivative hands on relevance, in the form that its rule hands to the inputs."""
+def _run_node(
+    place: _Place, rule: Rule | None, inputs: Sequence[Any], constants: Sequence[Any], mask: Any = None
+) -> Sequence[Any]:
+    """Evaluate a node so that its derivative hands on relevance, in the form that its rule hands to the inputs.
+
+    Args:
+      mask: what multiplies the relevance that comes to its one output; None for nothing.
+    """
     node, handed = place.node, place.handed
     if handed is Form.NONE:
         return node.run(inputs, constants)
@@ -121,7 +151,8 @@ def _run_node(place: _Place, rule: Rule | None, inputs: Sequence[Any], constants
         epsilon = 0.0
         if rule is not None and handed is Form.RATIO:
             epsilon = rule.stabilizer(layer_of(node, inputs, constants, [z]), z)
-        return _needing(z, comes, handed, epsilon)
+        z = _needing(z, comes, handed, epsilon)
+        return z if mask is None else masked(z, mask)
 
     return [converted(z, comes) for z, comes in zip(outputs, place.comes, strict=True)]
 
@@ -156,41 +187,51 @@ _held = jax.custom_jvp(lambda x: x)
 _held.defjvp(_hold, symbolic_zeros=True)
 
 
-def _run_bodies(node: Control, rules: Mapping[Node, Rule], values: _Values, probes: Mapping[Node, Probe]) -> list[Any]:
-    """Evaluate control flow with its bodies interpreted, and return the values of the node's outputs."""
-    flow, way = node.flow, values.way
-    inner = [inside for body in node.bodies for inside in body.nodes if inside in probes]
+def _run_bodies(
+    node: Control, values: _Values, course: Course
+) -> tuple[list[Any], dict[Node, tuple[Any, ...]]]:
+    """Evaluate control flow with its bodies interpreted; return its outputs, and those of nodes inside to be shown."""
+    flow, way, probes = node.flow, values.way, course.probes
+    nested = [(inside, turns) for body in node.bodies for inside, turns in body.turns.items()]
+    inner = [inside for inside, _ in nested if inside in probes]
+    masks = [inside for inside, _ in nested if inside in course.masks]
+    shown = {inside: turns for inside, turns in nested if inside in course.shown}
     probe = probes.get(node)
     edges = probe.zeros if probe is not None else Edges((), [()] * len(node.bodies))
 
-    def evaluate(number: int, graph: Graph) -> Callable:
+    def none(inside: Node) -> tuple[Any, ...]:
+        return tuple(jnp.zeros((*shown[inside], *v.shape), v.dtype) for v in _numbers(inside))
+
+    def evaluate(number: int, graph: Graph) -> Evaluate:
         body = flow.bodies[number]
         program = body.program
         leaving = [way.at_exit(body, v) for v in program.outputs]
         ends = [k for k, v in enumerate(program.outputs) if v in graph.unmade]
 
-        def run(inputs: Sequence[Any], along: Any) -> list[Any]:
-            zeros, here = along
+        def run(inputs: Sequence[Any], along: Any) -> tuple[list[Any], Any]:
+            zeros, here, factors = along
             placed = {inside: replace(probes[inside], zeros=zero) for inside, zero in zip(inner, zeros, strict=True)}
+            own_course = replace(course, probes=placed, masks=dict(zip(masks, factors, strict=True)))
             entering = enumerate(zip(program.inputs, inputs, strict=True))
             own = {v: _needing(x, way.form(v), way.at_entry(flow, body, k)) for k, (v, x) in entering}
-            results = interpret(graph, rules, own, list(zip(program.outputs, leaving, strict=True)), way, placed)
-            return _watched(
+            results, found = interpret(graph, own, list(zip(program.outputs, leaving, strict=True)), own_course)
+            results = _watched(
                 results, ends, [program.outputs[k] for k in ends], [leaving[k] for k in ends], probe, here[number]
             )
+            return results, [found[inside] if inside in found else none(inside) for inside in shown]
 
         return run
 
-    along = ([probes[inside].zeros for inside in inner], edges.ends)
+    along = ([probes[inside].zeros for inside in inner], edges.ends, [course.masks[inside] for inside in masks])
     given = [way.at_operand(flow, n) for n in range(len(flow.inputs))]
     operands = [values.handing(v, form) for v, form in zip(flow.inputs, given, strict=True)]
-    starts = [k for k, v in enumerate(flow.inputs) if v in node.starts]
-    forms = [given[k] for k in starts]
-    operands = _watched(operands, starts, [flow.inputs[k] for k in starts], forms, probe, edges.start)
-    results = flow.emit(operands, [evaluate(number, body) for number, body in enumerate(node.bodies)], along)
+    firsts = [k for k, v in enumerate(flow.inputs) if v in node.starts]
+    forms = [given[k] for k in firsts]
+    operands = _watched(operands, firsts, [flow.inputs[k] for k in firsts], forms, probe, edges.start)
+    results, found = flow.emit(operands, [evaluate(number, body) for number, body in enumerate(node.bodies)], along)
     numbered = enumerate(zip(flow.outputs, results, strict=True))
     made = {v: _needing(z, way.form(v), way.at_result(flow, n)) for n, (v, z) in numbered}
-    return [made[v] for v in node.outputs]
+    return [made[v] for v in node.outputs], dict(zip(shown, found, strict=True))
 
 
 def _watched(
@@ -211,7 +252,8 @@ def _watched(
 
     def backward(values, relevances):
         received = [_as_relevance(r, z, form) for r, z, form in zip(relevances, values, forms, strict=True)]
-        passage = Passage(Rule(), names, (), _widened(values), _widened(received), (), _axes(zeros))
+        came = _widened(received)
+        passage = Passage(Rule(), names, (), _widened(values), came, came, (None,) * len(came), (), _axes(zeros))
         return relevances, probe.measure(passage)
 
     same.defvjp(lambda values, zeros: (values, values), backward)
@@ -271,7 +313,13 @@ def _bind(node: Node, rule: Rule, inputs: Sequence[Any], constants: Sequence[Any
 
 
 def _run_probed(
-    place: _Place, rule: Rule | None, inputs: Sequence[Any], constants: Sequence[Any], probe: Probe
+    place: _Place,
+    rule: Rule | None,
+    inputs: Sequence[Any],
+    constants: Sequence[Any],
+    mask: Any = None,
+    *,
+    probe: Probe,
 ) -> Sequence[Any]:
     """Evaluate a node as `_run_node` does, and measure the relevance that passes it."""
     node = place.node
@@ -279,31 +327,34 @@ def _run_probed(
     axes = _axes(probe.zeros)
 
     @jax.custom_vjp
-    def evaluate(inputs, constants, parameters, zeros):
+    def evaluate(inputs, constants, parameters, mask, zeros):
         return tuple(node.run(inputs, constants))
 
-    def forward(inputs, constants, parameters, zeros):
+    def forward(inputs, constants, parameters, mask, zeros):
         outputs = tuple(node.run(inputs, constants))
-        return outputs, (inputs, constants, parameters, outputs)
+        return outputs, (inputs, constants, parameters, mask, outputs)
 
     def backward(residuals, given):
-        inputs, constants, parameters, outputs = residuals
+        inputs, constants, parameters, mask, outputs = residuals
         used = put_back(parameters)
         own = None if rule is None else used
         if place.handed is Form.NONE:
             passed = tuple(jnp.zeros_like(x) for x in inputs)
         else:
-            made, back = jax.vjp(lambda *inputs: tuple(_run_node(place, own, inputs, constants)), *inputs)
+            made, back = jax.vjp(lambda *inputs: tuple(_run_node(place, own, inputs, constants, mask)), *inputs)
             passed = back(tuple(_cotangent(r, z) for r, z in zip(given, made, strict=True)))
         came = [_as_relevance(r, z, form) for r, z, form in zip(given, outputs, place.comes, strict=True)]
         went = [_as_relevance(r, x, place.handed) for r, x in zip(passed, inputs, strict=True)]
-        received, shares = _bounded(_widened(came)), _widened(went)
+        came, shares = _bounded(_widened(came)), _widened(went)
+        received = came if mask is None else tuple(r * mask.astype(r.dtype) for r in came)
+        ratios = [c if form is Form.RATIO else None for c, form in zip(given, place.comes, strict=True)]
+        ratios = ratios if mask is None else [None if c is None else c * mask.astype(c.dtype) for c in ratios]
         layer = layer_of(node, inputs, constants, received)
-        passage = Passage(used, layer, _widened(inputs), _widened(outputs), received, shares, axes)
-        return passed, None, None, probe.measure(passage)
+        passage = Passage(used, layer, _widened(inputs), _widened(outputs), came, received, ratios, shares, axes)
+        return passed, None, None, None, probe.measure(passage)
 
     evaluate.defvjp(forward, backward)
-    return evaluate(tuple(inputs), tuple(constants), parameters, probe.zeros)
+    return evaluate(tuple(inputs), tuple(constants), parameters, mask, probe.zeros)
 
 
 def _as_relevance(cotangent: Any, value: Any, form: Form) -> Any:

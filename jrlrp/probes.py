@@ -6,7 +6,6 @@ are both read off in this way, by the same pullback that gives the relevance of 
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +15,8 @@ from jrlrp.errors import ArgumentError
 from jrlrp.graph.graph import Graph
 from jrlrp.graph.linear_layer import wide
 from jrlrp.graph.nodes import Control, Node
-from jrlrp.rules.base import Array, Rule, bound, saturate
+from jrlrp.patterns import as_patterns, named
+from jrlrp.rules.base import Array, Rule, bound, ratio, saturate
 from jrlrp.trace import compat
 from jrlrp.trace.program import Var
 
@@ -29,6 +29,9 @@ AMOUNTS = ("received", "passed", "bias", "stabilizer", "size_received", "size_pa
 class Passage:
     """One node's relevance on its way: tuples of outputs and what each received, of inputs and what each was passed.
 
+    `came` is what came to the outputs, of which a mask may take a part. `ratios` is what was received in parts of the
+    outputs' values, None where it came as R.
+
     `axes` are those of the mesh, inside shard_map, along which devices add up what they measure.
     """
 
@@ -36,7 +39,9 @@ class Passage:
     layer: Any
     inputs: Sequence[Array]
     outputs: Sequence[Array]
+    came: Sequence[Array]
     received: Sequence[Array]
+    ratios: Sequence[Array | None]
     passed: Sequence[Array]
     axes: frozenset[str] = frozenset()
 
@@ -49,61 +54,56 @@ class Probe:
     measure: Callable[[Passage], Any]
 
 
-def as_patterns(capture: Any) -> tuple[Any, ...]:
-    """Return what `capture` names as a tuple: globs of module paths or node names, and matchers of nodes.
+@dataclass(frozen=True)
+class Capture:
+    """What is captured of the nodes that patterns name: their relevance, or its ratio to the values, and the values."""
+
+    patterns: tuple[Any, ...] = ()
+    values: bool = False
+    ratio: bool = False
+
+
+def as_capture(capture: Any, values: Any, as_ratio: Any) -> Capture:
+    """Return what is to be captured.
 
     Raises:
-      ArgumentError: for anything else.
+      ArgumentError: for what are no patterns or flags, and flags without anything to capture.
     """
-    several = isinstance(capture, Iterable) and not isinstance(capture, str)
-    patterns = tuple(capture) if several else (capture,)
-    for pattern in patterns:
-        if not isinstance(pattern, str) and not callable(pattern):
-            raise ArgumentError(f"capture={pattern!r}: expected globs of module paths, or matchers: match(...).")
-    return patterns
+    patterns = as_patterns(capture)
+    for name, flag in (("values", values), ("ratio", as_ratio)):
+        if not isinstance(flag, bool):
+            raise ArgumentError(f"{name}={flag!r}: expected True or False.")
+        if flag and not patterns:
+            raise ArgumentError(f"{name}=True says what to return of captured nodes; name them with capture=...")
+    return Capture(patterns, values, as_ratio)
 
 
-def capturing(graph: Graph, patterns: Sequence[Any]) -> dict[Node, Probe]:
-    """Return the probes of relevance at the outputs of all nodes that the patterns name.
-
-    Args:
-      patterns: as `as_patterns` returns them.
+def capturing(graph: Graph, chosen: Capture) -> dict[Node, Probe]:
+    """Return the probes of relevance at the outputs of all nodes that are to be captured.
 
     What is captured inside a scan has a leading axis of its turns.
 
     Raises:
       ArgumentError: where nothing matches.
     """
-    chosen: dict[Node, Probe] = {}
-    for pattern in patterns:
-        found = [node for node, name in graph.names.items() if _names(pattern, node, name)]
-        found = [node for node in found if not isinstance(node, Control)]
-        if graph.in_shards.intersection(found):
-            raise ArgumentError(
-                f"capture={pattern!r} names a node inside shard_map, where each device has relevance of its own; "
-                "capture what comes out of the shard_map, or call relevance(..., capture=...) inside it."
-            )
-        if not found:
-            known = ", ".join(list(graph.names.values())[:12]) or "(none: no relevance passes anything)"
-            raise ArgumentError(f"capture={pattern!r} matches no node; plan() prints their names. Some are: {known}.")
-        chosen.update({node: _capture(node, graph.turns[node]) for node in found})
-    return chosen
+    found = (node for pattern in chosen.patterns for node in named(graph, "capture", pattern))
+    return {node: _capture(node, graph.turns[node], chosen.ratio) for node in found}
 
 
-def _names(pattern: Any, node: Node, name: str) -> bool:
-    if not isinstance(pattern, str):
-        return bool(pattern(node))
-    return fnmatchcase(node.path, pattern) or fnmatchcase(name, pattern)
-
-
-def _capture(node: Node, turns: tuple[int, ...]) -> Probe:
+def _capture(node: Node, turns: tuple[int, ...], as_ratio: bool) -> Probe:
     numbers = [k for k, v in enumerate(node.outputs) if jnp.issubdtype(v.dtype, jnp.inexact)]
 
     def measure(passage: Passage) -> tuple[Array, ...]:
-        return tuple(jnp.real(passage.received[k]).astype(_real(node.outputs[k])) for k in numbers)
+        found = [_ratio(passage, k) if as_ratio else passage.received[k] for k in numbers]
+        return tuple(jnp.real(r).astype(_real(node.outputs[k])) for k, r in zip(numbers, found, strict=True))
 
     outputs = [node.outputs[k] for k in numbers]
     return Probe(tuple(jnp.zeros((*turns, *v.shape), _real(v)) for v in outputs), measure)
+
+
+def _ratio(passage: Passage, k: int) -> Array:
+    c = passage.ratios[k]
+    return ratio(passage.received[k], passage.outputs[k]) if c is None else c
 
 
 class Edges(NamedTuple):
@@ -139,7 +139,7 @@ def _edges(node: Control, turns: tuple[int, ...]) -> Probe:
 
 def _audit(node: Node, turns: tuple[int, ...]) -> Probe:
     def measure(passage: Passage) -> Array:
-        received = _relevance(passage.received, passage.outputs)
+        received = _relevance(passage.came, passage.outputs)
         passed = _relevance(passage.passed, passage.inputs)
         kept: Mapping[str, Array] = {}
         if len(node.outputs) == 1:

@@ -59,6 +59,7 @@ class Plan:
       unreached: the explained inputs that relevance does not reach, and where it ends; empty if it reaches all.
       batch: what is known of independent examples along the leading axis of the inputs.
       without_effect: the entries of the composite that a user wrote in vain.
+      not_linear: the rules under which maps of parts of the relevance do not add up to the map of the whole.
     """
 
     nodes: tuple[PlanNode, ...]
@@ -67,6 +68,7 @@ class Plan:
     unreached: str = ""
     batch: str = ""
     without_effect: tuple[str, ...] = ()
+    not_linear: tuple[str, ...] = ()
 
     @property
     def coverage(self) -> float:
@@ -85,6 +87,8 @@ class Plan:
         rows = [("node", "kind", "rule", "eqns", "shape", "source"), *(_row(node) for node in self.nodes)]
         notes = [f"relevance ends at: {place}" for place in self.ended]
         notes += [f"no effect: {entry}" for entry in self.without_effect]
+        if self.not_linear:
+            notes.append(f"maps of parts (conditions, concepts) do not add up to the whole: {', '.join(self.not_linear)}")
         return "\n".join([*_table(rows, "<" * 6), self.summary(), *notes, *filter(None, (self.unreached, self.batch))])
 
     __repr__ = __str__
@@ -125,6 +129,7 @@ def make_plan(
         unreached,
         _examples(graph.batch),
         tuple(without_effect),
+        tuple(dict.fromkeys(repr(rule) for rule in rules.values() if rule is not None and not rule.is_linear)),
     )
 
 
@@ -144,7 +149,7 @@ def _plan_node(node: Node, name: str, rule: Rule | None, fault: str | None) -> P
 
 
 _STATIC = ["names", "kinds", "rules", "sources"]
-_TOTALS = ["output", "inputs", "ended"]
+_TOTALS = ["output", "started", "inputs", "ended"]
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=[*AMOUNTS, *_TOTALS], meta_fields=_STATIC)
@@ -160,7 +165,8 @@ class Audit:
       bias, stabilizer: what of the difference its bias and its stabiliser absorbed.
       size_received, size_passed: Σ |R| likewise.
       saturated: how many relevances, and ratios of relevance to a value, were cut off at their bounds.
-      output, inputs: Σ R that the output began with, and that reached the explained inputs.
+      output, started, inputs: Σ R that the output began with, that began at nodes (`start`), and that reached the
+        explained inputs.
       ended: what of the former began where the output depends on no explained input.
     """
 
@@ -176,6 +182,7 @@ class Audit:
     size_passed: Any
     saturated: Any
     output: Any
+    started: Any
     inputs: Any
     ended: Any
 
@@ -186,13 +193,13 @@ class Audit:
 
     @property
     def other(self) -> Any:
-        """What each node kept but for bias and stabiliser: blocked paths, constants, rules that do not conserve."""
+        """What each node kept otherwise: blocked paths, constants, conditions, rules that do not conserve."""
         return self.absorbed - self.bias - self.stabilizer
 
     @property
     def gap(self) -> Any:
-        """Σ R of the output less all that is accounted for: rounding, unless something is wrong."""
-        return self.output - self.ended - self.inputs - jnp.sum(self.absorbed, axis=-1)
+        """Σ R that began less all that is accounted for: rounding, unless something is wrong."""
+        return self.output + self.started - self.ended - self.inputs - jnp.sum(self.absorbed, axis=-1)
 
     @property
     def growth(self) -> Any:
@@ -221,6 +228,7 @@ def make_audit(
     measured: Mapping[Node, Any],
     initial: Sequence[Any],
     shares: Sequence[Any],
+    begun: Sequence[Any] = (),
 ) -> Audit:
     """Return the audit of a graph from what its probes measured."""
     nodes = list(measured)
@@ -237,6 +245,7 @@ def make_audit(
         sources=tuple(node.source for node in nodes),
         **{name: amounts[:, k] for k, name in enumerate(AMOUNTS)},
         output=_sum(initial, dtype),
+        started=_sum(begun, dtype),
         inputs=_sum(shares, dtype),
         ended=_sum([r for r, v in zip(initial, graph.outputs, strict=True) if v in graph.unmade], dtype),
     )
@@ -265,7 +274,8 @@ def _audit_lines(audit: Audit) -> list[str]:
         for k in shown
     ]
     kept = ", ".join(f"{number(np.sum(c))} {by}" for c, by in zip(columns[2:], head[5:8], strict=True))
-    total = f"output {number(audit.output)} = inputs {number(audit.inputs)} + absorbed ({kept}) + gap {audit.gap:.1g}"
+    began = f" + started {number(audit.started)}" if abs(audit.started) > noise else ""
+    total = f"output {number(audit.output)}{began} = inputs {number(audit.inputs)} + absorbed ({kept}) + gap {audit.gap:.1g}"
     if abs(audit.ended) > noise:
         total += f" + {number(audit.ended)} that depends on no explained input"
     lines = [*_table([head, *rows], "<<<" + ">" * 6), total]

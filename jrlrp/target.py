@@ -12,7 +12,9 @@ from jrlrp.errors import TargetError
 from jrlrp.rules.base import brief, ratio
 from jrlrp.trace import compat
 
-_FORMS = 'expected "max", "all", a class index, an integer array of them, or a callable out -> R_out'
+_FORMS = (
+    'expected "max", "all", a class index, an integer array of them, a callable out -> R_out, or None beside start'
+)
 
 
 def check_outputs(outputs: Sequence[Any]) -> None:
@@ -45,7 +47,9 @@ class Target:
           outputs: things with a `shape` and a `dtype`.
           per_example: whether the one output's only axis is that of the examples: it has no classes to pick from.
         """
-        if callable(self.form) or (isinstance(self.form, str) and self.form == "all"):
+        if self.form is None or callable(self.form) or (isinstance(self.form, str) and self.form == "all"):
+            if hasattr(self.form, "check"):  # a callable of the library's own
+                self.form.check(outputs, per_example)
             return
         if len(outputs) != 1:
             raise TargetError(
@@ -81,6 +85,8 @@ class Target:
 
     def mask(self, out: jax.Array) -> jax.Array:
         """Return ones where the output is explained and zeros elsewhere; not for a callable."""
+        if self.form is None:
+            return jnp.zeros_like(out)
         if isinstance(self.form, str) and (self.form == "all" or out.ndim == 0):
             return jnp.ones_like(out)
         if out.size == 0:
@@ -125,6 +131,8 @@ def as_target(target: Any) -> Target:
     """Return a target, or raise TargetError for what is none."""
     if isinstance(target, Target):
         return target
+    if target is None:
+        return Target(None)
     if isinstance(target, str):
         if target not in ("max", "all"):
             raise TargetError(f"target={target!r}: {_FORMS}.")

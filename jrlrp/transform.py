@@ -2,8 +2,9 @@
 
 import functools
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -14,10 +15,11 @@ from jrlrp.analyses.reach import reached
 from jrlrp.analyses.travel import travel
 from jrlrp.composites.composite import Composite, as_composite, choose_rules
 from jrlrp.composites.presets import relative_plus
+from jrlrp.conditions import Steered, Steering, steered, steering
 from jrlrp.errors import ArgumentError, UnreachedError, UnsupportedError, describe, warn
 from jrlrp.graph.graph import Graph
 from jrlrp.graph.nodes import Node, Opaque
-from jrlrp.interpret import NO_PROBES, evaluate_rest, interpret, made_before
+from jrlrp.interpret import Course, evaluate_rest, interpret, made_before
 from jrlrp.primitives.register import declarations
 from jrlrp.probes import Probe
 from jrlrp.recognition.build import build
@@ -44,6 +46,7 @@ class Options:
     has_aux: bool
     unknown: str
     declared: Mapping[str, Any]
+    steering: Steering
 
 
 def options(
@@ -55,6 +58,8 @@ def options(
     has_aux: bool = False,
     unknown: str = "error",
     primitives: Any = None,
+    conditions: Any = None,
+    start: Any = None,
 ) -> Options:
     """Return the options of a call that explains `fun`; without a target, relevance is given to the call's result.
 
@@ -65,7 +70,10 @@ def options(
         raise ArgumentError(f"expected a function, got {fun!r}; pass the model's apply function, say.")
     if unknown not in _UNKNOWN:
         raise ArgumentError(f"unknown={unknown!r}: expected one of {', '.join(map(repr, _UNKNOWN))}.")
-    return Options(as_composite(rules, relative_plus), argnums, target, has_aux, unknown, declarations(primitives))
+    if target is not None and target.form is None and not start:
+        raise ArgumentError("target=None gives the output no relevance; say where it begins: start={pattern: seed}.")
+    composite, declared = as_composite(rules, relative_plus), declarations(primitives)
+    return Options(composite, argnums, target, has_aux, unknown, declared, steering(conditions, start))
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +84,8 @@ class Explained:
       out: the explained output: the value, or the logits of a final softmax.
       value, aux: what the function returned.
       rules: the rule of each node; one without has JAX's transpose for it.
+      shown: the outputs of the nodes that were to be shown.
+      seeds: the relevance that begins at nodes.
       propagate: takes relevance of `out` to that of the explained arguments, and what the probes measured.
     """
 
@@ -83,6 +93,8 @@ class Explained:
     value: Any
     aux: Any
     rules: Mapping[Node, Rule]
+    shown: Mapping[Node, tuple[Any, ...]]
+    seeds: Mapping[Node, Any]
     propagate: Callable[[Any], tuple[tuple[Any, ...], dict[Node, Any]]]
 
 
@@ -145,6 +157,15 @@ class Traced:
         return self.options.composite.gradient
 
     @property
+    def is_silent(self) -> bool:
+        """Whether the output is given no relevance."""
+        return self.options.target is not None and self.options.target.form is None
+
+    @functools.cached_property
+    def steered(self) -> Steered:
+        return steered(self.graph, self.options.steering)
+
+    @property
     def unsupported(self) -> list[Node]:
         opaque = [node for node in self.graph.nodes if isinstance(node, Opaque)]
         if self.gradient:
@@ -160,7 +181,8 @@ class Traced:
 
     def reach(self, rules: Mapping[Node, Rule]) -> "Reach":
         """Return which explained inputs relevance reaches under these rules."""
-        found, blocking = reached(self.graph, rules)
+        outputs = () if self.is_silent else self.graph.outputs
+        found, blocking = reached(self.graph, rules, outputs, self.steered.seeds)
         own = self.graph.explained
         ends = [f"{describe(eqn)}" for eqn in self.graph.ended]
         ends += [f"{node.kind} {describe(node)}: {rules[node]!r} hands nothing on to some of it" for node in blocking]
@@ -186,9 +208,15 @@ class Traced:
             warn(lost_batch_axis(eqn))
 
     @_own_arithmetic
-    def explain(self, probes: Mapping[Node, Probe] = NO_PROBES) -> Explained:
-        """Run the function forwards so that relevance can come back; raises before anything runs."""
+    def explain(self, probes: Mapping[Node, Probe] = MappingProxyType({}), wanted: Iterable[Node] = ()) -> Explained:
+        """Run the function forwards so that relevance can come back; raises before anything runs.
+
+        Args:
+          probes: what to measure of the nodes' relevance.
+          wanted: nodes whose outputs are to be shown.
+        """
         graph, rules, count = self.graph, self.rules(), len(self.graph.outputs)
+        asked = self.steered
         self.warn(rules)
         own, carriers = graph.program.inputs[: len(self.leaves)], graph.program.inputs[len(self.leaves) :]
         inputs = {v: jnp.asarray(leaf, v.dtype) for v, leaf in zip(own, self.leaves, strict=True)}
@@ -197,19 +225,24 @@ class Traced:
         start = [inputs[v] for v in graph.explained]
 
         later = made_before(graph)
-        given = [Form.RATIO if self.as_ratio else Form.RELEVANCE] * count
-        way = travel(graph, rules, given)
+        given = [Form.NONE if self.is_silent else Form.RATIO if self.as_ratio else Form.RELEVANCE] * count
+        way = travel(graph, rules, given, asked.seeds)
+        asked.check_effect(graph, way)
+        forms = {**dict.fromkeys(wanted, Form.NONE), **dict.fromkeys(asked.seeds, Form.RELEVANCE)}
 
         def run(start, zeros):
             values = {**inputs, **dict(zip(graph.explained, start, strict=True))}
             placed = {node: replace(probes[node], zeros=zero) for node, zero in zip(probes, zeros, strict=True)}
-            wanted = [*zip(graph.outputs, given, strict=True), *((v, Form.NONE) for v in later)]
-            outputs = interpret(graph, rules, values, wanted, way, placed)
-            return outputs[:count], outputs[count:]
+            ends = [*zip(graph.outputs, given, strict=True), *((v, Form.NONE) for v in later)]
+            outputs, made = interpret(graph, values, ends, Course(rules, way, placed, asked.masks, forms))
+            return (outputs[:count], [made[node] for node in forms]), outputs[count:]
 
         # Cotangents have to vary over a mesh as the probes do.
         zeros = [jax.tree.map(lambda z: compat.varying(z, inputs.values()), probe.zeros) for probe in probes.values()]
-        outputs, pull, found = jax.vjp(run, start, zeros, has_aux=True)
+        (outputs, made), pull, found = jax.vjp(run, start, zeros, has_aux=True)
+        shown = dict(zip(forms, made, strict=True))
+        seeds = {node: asked.begin(node, shown[node][0]) for node in asked.seeds}
+        begun = [(seeds[node],) if node in seeds else jax.tree.map(jnp.zeros_like, z) for node, z in shown.items()]
         rest = evaluate_rest(graph, {**inputs, **dict(zip(later, found, strict=True))})
         value = jax.tree.unflatten(self.out_tree, rest[:count])
         aux = None if self.aux_tree is None else jax.tree.unflatten(self.aux_tree, rest[count:])
@@ -217,11 +250,11 @@ class Traced:
         @_own_arithmetic
         def propagate(relevance):
             given = [_known(r, v) for r, v in zip(jax.tree.leaves(relevance), rest[:count], strict=True)]
-            shares, measured = pull([jnp.where(jnp.isnan(r), 0, r) for r in given])
+            shares, measured = pull(([jnp.where(jnp.isnan(r), 0, r) for r in given], begun))
             shares = [saturate(r, r.dtype) + nothing for r, nothing in zip(shares, self._unknown(given), strict=True)]
             return jax.tree.unflatten(self.in_tree, shares), dict(zip(probes, measured, strict=True))
 
-        return Explained(jax.tree.unflatten(self.out_tree, outputs), value, aux, rules, propagate)
+        return Explained(jax.tree.unflatten(self.out_tree, outputs), value, aux, rules, shown, seeds, propagate)
 
     def _unknown(self, given: Sequence[Any]) -> list[Any]:
         """Return NaN for the examples whose outputs were given NaN, and 0 for the others: added to maps, it shows."""

@@ -1,6 +1,6 @@
 """What relevance reaches under the rules that were chosen: a blocked path is a path that ends."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from jrlrp.analyses.place import NodeWalk
@@ -12,13 +12,14 @@ from jrlrp.trace.program import Var
 class _Reached(NodeWalk[bool]):
     forward = False
 
-    def __init__(self, rules: Mapping[Node, Any]):
+    def __init__(self, rules: Mapping[Node, Any], starts: Collection[Node]):
         super().__init__()
         self.rules = rules
+        self.starts = starts
         self.blocking: dict[Node, None] = {}
 
     def made(self, step: Node, values: Mapping[Var, bool]) -> Iterable[tuple[Var, bool]]:
-        if not any(v in values for v in step.outputs):
+        if not any(v in values for v in step.outputs) and step not in self.starts:
             return ()
         rule = self.rules.get(step)
         passes = [True] * len(step.inputs) if rule is None else rule.passes(step)
@@ -27,8 +28,17 @@ class _Reached(NodeWalk[bool]):
         return [(v, True) for v, passed in zip(step.inputs, passes, strict=True) if passed]
 
 
-def reached(graph: Graph, rules: Mapping[Node, Any]) -> tuple[set[Var], tuple[Node, ...]]:
-    """Return the variables that relevance reaches, and the nodes whose rules hand nothing on to some input."""
-    walk = _Reached(rules)
-    walk.over(graph.own_nodes, dict.fromkeys(graph.outputs, True))
+def reached(
+    graph: Graph, rules: Mapping[Node, Any], outputs: Iterable[Var], starts: Collection[Node] = ()
+) -> tuple[set[Var], tuple[Node, ...]]:
+    """Return the variables that relevance reaches, and the nodes whose rules hand nothing on to some input.
+
+    Args:
+      graph: the graph.
+      rules: the rule of each node; one without hands on all that it gets.
+      outputs: the outputs at which relevance begins.
+      starts: the nodes at whose output it begins, too.
+    """
+    walk = _Reached(rules, starts)
+    walk.over(graph.own_nodes, dict.fromkeys(outputs, True))
     return set(walk.values), tuple(walk.blocking)

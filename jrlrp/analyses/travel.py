@@ -4,7 +4,7 @@ A variable's form is the highest that those hand back that read it. So R stays R
 divided by values where a rule divides by them anyway.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import jax.numpy as jnp
@@ -61,15 +61,18 @@ class Travel:
         return max(found, default=Form.NONE)
 
 
-def travel(graph: Graph, rules: Mapping[Node, Rule], given: Sequence[Form]) -> Travel:
+def travel(
+    graph: Graph, rules: Mapping[Node, Rule], given: Sequence[Form], starts: Collection[Node] = ()
+) -> Travel:
     """Return how relevance travels through a graph.
 
     Args:
       graph: the graph.
       rules: the rule of each node; one without hands on what it gets.
       given: the form in which relevance comes to each output.
+      starts: the nodes at whose output more relevance begins, as R: what has no ratio where the value is 0.
     """
-    walk = _Travel(rules)
+    walk = _Travel(rules, starts)
     start: dict[Var, Form] = dict.fromkeys(graph.explained, Form.RELEVANCE)
     for v, form in zip(graph.outputs, given, strict=True):
         start[v] = max(start.get(v, Form.NONE), form)
@@ -80,16 +83,18 @@ def travel(graph: Graph, rules: Mapping[Node, Rule], given: Sequence[Form]) -> T
 class _Travel(NodeWalk[Form]):
     forward = False
 
-    def __init__(self, rules: Mapping[Node, Rule]):
+    def __init__(self, rules: Mapping[Node, Rule], starts: Collection[Node]):
         super().__init__()
         self.rules = rules
+        self.starts = starts
         self.handed: dict[Node, Form] = {}
 
     def join(self, old: Form, new: Form) -> Form:
         return max(old, new)
 
     def made(self, step: Node, values: Mapping[Var, Form]) -> Iterable[tuple[Var, Form]]:
-        received = max((values.get(v, Form.NONE) for v in step.outputs), default=Form.NONE)
+        own = [(v, Form.RELEVANCE) for v in step.outputs] if step in self.starts else []
+        received = max((*(values.get(v, Form.NONE) for v in step.outputs), *(form for _, form in own)), default=Form.NONE)
         if received is Form.NONE or isinstance(step, Control):
             return ()
         rule = self.rules.get(step)
@@ -105,7 +110,7 @@ class _Travel(NodeWalk[Form]):
                 handed = Form.RELEVANCE
         self.handed[step] = handed
         passes = [True] * len(step.inputs) if rule is None else rule.passes(step)
-        return [(v, handed) for v, passed in zip(step.inputs, passes, strict=True) if passed and handed]
+        return own + [(v, handed) for v, passed in zip(step.inputs, passes, strict=True) if passed and handed]
 
 
 def _is_short(v: Var) -> bool:

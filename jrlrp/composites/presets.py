@@ -12,6 +12,7 @@ from jrlrp.rules.gamma import Gamma
 from jrlrp.rules.input import Flat, WSquare, ZBox
 from jrlrp.rules.product import SignalTakesAll, Uniform, ValuesOnly
 from jrlrp.rules.relative import Relative, RelativePlus
+from jrlrp.rules.relative_attributing import InputBox, MagnitudeShare, RelativeAttributing
 from jrlrp.rules.structure import Block, Pass, ShareAbsolute, ShareEqual, ShareRatio
 
 
@@ -224,12 +225,72 @@ def cp_lrp(epsilon: Any = 0.0) -> Composite:
     )
 
 
+def clrp(low: Any = None, high: Any = None) -> Composite:
+    """z⁺ for convolutions and dense layers, without biases; zB for the first layer if bounds are given.
+
+    The rules of CLRP, whose maps are differences: `jrlrp.contrastive.contrast(f, rules=clrp())`.
+
+    Args:
+      low, high: the bounds of the first layer's input, both or none.
+
+    Raises:
+      RuleError: for one bound without the other, or bounds that do not fit.
+
+    Source: Gu et al. 2018, "Understanding individual decisions of CNNs via contrastive backpropagation".
+    """
+    return _contrasting("clrp", low, high)
+
+
+def sglrp(low: Any = None, high: Any = None) -> Composite:
+    """The rules of `clrp`, for maps that begin with softmax's gradient: `target=jrlrp.contrastive.softmax_gradient(t)`.
+
+    Args:
+      low, high: as for `clrp`.
+
+    Raises:
+      RuleError: as `clrp`.
+
+    Source: Iwana et al. 2019, "Explaining convolutional neural networks using softmax gradient layer-wise relevance
+    propagation".
+    """
+    return _contrasting("sglrp", low, high)
+
+
+def rap() -> Composite:
+    """RAP: the last layer shares by magnitude, the others by sign with a uniform shift; zB for a first convolution.
+
+    Relevance is positive for what matters, and below zero for what matters less than the rest.
+
+    Source: Nam et al. 2020, "Relative Attributing Propagation: Interpreting the Comparative Contributions of Individual
+    Units in Deep Neural Networks". The authors' code shares ΣR twice where inputs have both signs, takes a layer whose
+    largest relevance is exactly 1 for the last one, and has sums and bounds of the whole batch; here one shift serves
+    both halves, the graph says which layer is the last, and examples stay apart.
+    """
+    return _preset(
+        [
+            *classical(),
+            (match("dense"), RelativeAttributing()),
+            (match("conv"), RelativeAttributing(by_sign=True)),
+            (match("conv", first=True), InputBox()),
+            (match(("conv", "dense"), last=True), MagnitudeShare()),
+            _STANDARDISATION,
+        ]
+    )
+
+
 def gradient_times_input() -> Composite:
     """x · ∂score/∂x of the explained score; for ids, Σ over features of embedding · gradient. For comparison.
 
     Source: Shrikumar et al. 2016, "Not just a black box".
     """
     return Composite(gradient=True)
+
+
+def _contrasting(name: str, low: Any, high: Any) -> Composite:
+    if (low is None) != (high is None):
+        raise RuleError(f"{name}(low={low!r}, high={high!r}): expected both bounds or none.")
+    plus = ZPlus(bias="ignore")
+    return _layered(plus, plus, None if low is None else ZBox(low, high))
 
 
 def _layered(conv: Rule, dense: Rule, first: Rule | None = None) -> Composite:

@@ -49,7 +49,7 @@ class Layer(seen.Layer):
         """Return the value of one of the node's constants."""
         return v.value if isinstance(v, Literal) else self._constants[self._node.constants.index(v)]
 
-    def vector_sizes(self, x: Array, r: Array) -> tuple[Array, Array] | None:
+    def vector_means(self, x: Array, r: Array) -> tuple[Array, Array] | None:
         return None
 
 
@@ -181,14 +181,14 @@ class LinearLayer(Layer, seen.LinearLayer):
         at_core = self._input.update(shape=self._node.core.output.shape)  # type: ignore[attr-defined]
         return jax.linear_transpose(lambda z: self._follow(z, scaled), at_core)(r.astype(self.dtype))[0]
 
-    def vector_sizes(self, x: Array, r: Array) -> tuple[Array, Array] | None:
+    def vector_means(self, x: Array, r: Array) -> tuple[Array, Array] | None:
         node: Affine = self._node  # type: ignore[assignment]
         if node.core is not None and node.adds_apart:
             r = self._at_core(r, scaled=False)
             core = node.core
             sums = lambda v: self._core(core, v, None)
             back = jax.linear_transpose(sums, self._input)
-            return back(sums(jnp.abs(x)))[0], back(jnp.abs(r))[0]
+            return back(sums(x))[0], back(r)[0]
         places = None if node.core is None else _places(node.core, node.operand)
         if places is None:
             return None
@@ -197,8 +197,8 @@ class LinearLayer(Layer, seen.LinearLayer):
         along_x = [d for d in range(x.ndim) if d not in in_x]
         along_r = [d for d in range(r.ndim) if d not in in_r]
         part = 1 / max(math.prod(x.shape[d] for d in along_x), 1)
-        of_x = jnp.sum(jnp.abs(x) * part, axis=along_x, keepdims=True)
-        of_r = jnp.sum(jnp.abs(r) * part, axis=along_r).transpose(np.argsort(in_x))
+        of_x = jnp.sum(x * part, axis=along_x, keepdims=True)
+        of_r = jnp.sum(r * part, axis=along_r).transpose(np.argsort(in_x))
         return of_x, jnp.expand_dims(of_r, along_x)
 
     @cached_property

@@ -104,8 +104,17 @@ class Rule:
     @property
     def needs_batch_axis(self) -> bool:
         """Whether what one example gets depends on which entries are the same example's."""
-        nested = (getattr(self, f.name) for f in fields(self)) if is_dataclass(self) else ()
-        return any(rule.needs_batch_axis for rule in nested if isinstance(rule, Rule))
+        return any(rule.needs_batch_axis for rule in self._nested)
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether it is linear in relevance, so that maps of parts of it add up to the map of the whole."""
+        return all(rule.is_linear for rule in self._nested)
+
+    @property
+    def _nested(self) -> list["Rule"]:
+        own = [getattr(self, f.name) for f in fields(self)] if is_dataclass(self) else []
+        return [rule for rule in own if isinstance(rule, Rule)]
 
     def unfit(self, node: Any) -> str | None:
         """Say why the rule cannot serve a node of one of its kinds; None if it can."""
@@ -175,6 +184,14 @@ def check_epsilon(rule: Rule) -> None:
     rule.require(lambda e: (e >= 0) & (e < float("inf")), "a finite epsilon ≥ 0, one number", "epsilon")
 
 
+def broadcasts(given: Sequence[int], shape: Sequence[int]) -> bool:
+    """Tell whether an array of a shape broadcasts to another shape."""
+    try:
+        return np.broadcast_shapes(tuple(given), tuple(shape)) == tuple(shape)
+    except ValueError:
+        return False
+
+
 def is_number(v: Any) -> bool:
     """Tell whether v is a real number or an array of them, traced or not."""
     if isinstance(v, (int, float)):
@@ -227,7 +244,12 @@ def ratio(r: Array, z: Array) -> Array:
 
 def mean_size(x: Array, axis: Any) -> Array:
     """Return the mean of |x| over each example, shape (examples,), or () where `axis` is None; see `Axis`."""
-    return _over_example(lambda parts, dims: _mean(jnp.abs(parts), dims), x, axis)
+    return example_mean(jnp.abs(x), axis)
+
+
+def example_mean(x: Array, axis: Any) -> Array:
+    """Return the mean of x over each example, shape (examples,), or () where `axis` is None; see `Axis`."""
+    return over_example(_mean, x, axis)
 
 
 def _mean(x: Array, dims: Sequence[int]) -> Array:
@@ -241,13 +263,13 @@ def _mean(x: Array, dims: Sequence[int]) -> Array:
 
 def root_mean_square(x: Array, axis: Any) -> Array:
     """Return the root of the mean of squares over each example, by way of the largest so that no square overflows."""
-    largest = _over_example(lambda parts, dims: jnp.max(jnp.abs(parts), axis=dims, initial=0), x, axis)
+    largest = over_example(lambda parts, dims: jnp.max(jnp.abs(parts), axis=dims, initial=0), x, axis)
     scale = jax.lax.stop_gradient(jnp.where(largest == 0, 1, largest))  # it cancels
     mean = mean_size(jnp.square(x / spread(scale, x, axis)), axis)
     return scale * jnp.where(mean == 0, 0, jnp.sqrt(jnp.where(mean == 0, 1, mean)))  # derivatives at 0 stay finite
 
 
-def _over_example(reduce: Callable, x: Array, axis: Any) -> Array:
+def over_example(reduce: Callable, x: Array, axis: Any) -> Array:
     """Call `reduce(parts, dims)` with the dimensions that make up one example."""
     if axis is None:
         return reduce(x, tuple(range(x.ndim)))

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jrlrp.errors import RuleError
-from jrlrp.rules.base import Array, bound, is_number
+from jrlrp.rules.base import Array, bound, broadcasts, is_number
 from jrlrp.rules.layer import LinearLayer
 from jrlrp.rules.linear import Part, Portion, WeightRule
 
@@ -116,11 +116,7 @@ class ZBox(WeightRule):
         shape = node.inputs[0].shape
         for name in ("low", "high"):
             given = np.shape(getattr(self, name))
-            try:
-                fits = np.broadcast_shapes(given, shape) == tuple(shape)
-            except ValueError:
-                fits = False
-            if not fits:
+            if not broadcasts(given, shape):
                 return f"{name} has shape {given}, which does not broadcast to the layer's input of shape {shape}"
         return super().unfit(node)
 

@@ -15,7 +15,7 @@ class Layer(Protocol):
     Attributes:
       intervals: the interval [lo, hi] that each input is known to lie in.
       input_axes, output_axis: the batch axis of each input and of the output, None where all of it is one example;
-        `spread` and `mean_size` in `jrlrp.rules.base` take them.
+        `spread` and `example_mean` in `jrlrp.rules.base` take them.
     """
 
     intervals: Sequence[tuple[float, float]]
@@ -26,8 +26,8 @@ class Layer(Protocol):
         """Evaluate the node on inputs of the user's dtypes."""
         ...
 
-    def vector_sizes(self, x: Array, r: Array) -> tuple[Array, Array] | None:
-        """Return Σ|x| and Σ|r| for each of the vectors that the layer maps one by one; None if it is no such layer.
+    def vector_means(self, x: Array, r: Array) -> tuple[Array, Array] | None:
+        """Return Σx and Σr for each of the vectors that the layer maps one by one; None if it is no such layer.
 
         Args:
           x: an array of the input's shape.

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jrlrp.errors import RuleError
-from jrlrp.rules.base import Array, Rule, brief, check_epsilon, ratio, ratio_bound, stabilize
+from jrlrp.rules.base import Array, Rule, brief, broadcasts, check_epsilon, ratio, ratio_bound, stabilize
 from jrlrp.rules.layer import LinearLayer
 
 LINEAR_KINDS = frozenset({"conv", "dense", "linear", "fixed", "scale", "average_pool", "normalisation"})
@@ -157,7 +157,7 @@ def _check_shapes(name: str, portion: Portion, layer: LinearLayer, x: Array, out
         fitting.append(("value of a Part", part.value, x.shape, "input"))
         fitting.append(("factor of a Part", part.factor, output.shape, "output"))
     for field, value, shape, side in fitting:
-        if value is not None and not _broadcasts(jnp.shape(value), shape):
+        if value is not None and not broadcasts(jnp.shape(value), shape):
             raise RuleError(
                 f"{name}: the {field} has shape {jnp.shape(value)}; expected that of the layer's {side}, {shape}."
             )
@@ -167,13 +167,6 @@ def _check_shapes(name: str, portion: Portion, layer: LinearLayer, x: Array, out
         if shape != expected:
             wanted = "none, as the layer has no weights" if expected is None else f"the layer's weights', {expected}"
             raise RuleError(f"{name}: the weight of a Part has shape {shape}; expected {wanted}.")
-
-
-def _broadcasts(given: tuple[int, ...], shape: tuple[int, ...]) -> bool:
-    try:
-        return np.broadcast_shapes(given, shape) == shape
-    except ValueError:
-        return False
 
 
 class WeightRule(LinearRule):

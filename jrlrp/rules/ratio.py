@@ -54,3 +54,15 @@ def _damped_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     (z, epsilon), (t, _) = primals, tangents
     none, size = (epsilon == 0) & (z == z), jnp.where(jnp.isfinite(z), jnp.abs(z), 0)
     return z, jnp.where(none, 1, size / jnp.where(none, 1, size + epsilon)) * t
+
+
+@jax.custom_jvp
+def masked(z: Array, mask: Array) -> Array:
+    """Return z; its pullback multiplies what comes back, in either form, by a mask that broadcasts to z."""
+    return z
+
+
+@masked.defjvp
+def _masked(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    (z, mask), (t, _) = primals, tangents
+    return z, t * mask.astype(z.dtype)

@@ -34,6 +34,10 @@ class Relative(Rule):
     def needs_batch_axis(self) -> bool:
         return True
 
+    @property
+    def is_linear(self) -> bool:
+        return False
+
     def __call__(self, layer: LinearLayer, inputs: Sequence[Array], output: Array, relevance: Array) -> tuple[Array]:
         (x,) = inputs
         x_axis, z_axis = layer.input_axes[0], layer.output_axis
@@ -43,7 +47,7 @@ class Relative(Rule):
         unit = relevance / spread(_or_one(size), relevance, z_axis)
         sign = (output > 0).astype(unit.dtype) - (output < 0).astype(unit.dtype)
         share = saturate(self._messages(layer, x, unit, sign), x.dtype)
-        sizes = layer.vector_sizes(share, unit)
+        sizes = layer.vector_means(jnp.abs(share), jnp.abs(unit))
         if sizes is None:  # then those of each example, of which the units have a mean size of 1
             sizes = spread(mean_size(share, x_axis), x, x_axis), unit.size / max(x.size, 1)
         of_share, of_unit = sizes

@@ -11,8 +11,9 @@ from jrlrp.primitives.row import Op
 from jrlrp.trace import compat
 from jrlrp.trace.program import Equation, Program, Var, evaluated, typed
 
-# What a body is evaluated by: a function of the values of its inputs, and of what goes along with them.
-Evaluate = Callable[[Sequence[Any], Any], Sequence[Any]]
+# What a body is evaluated by: a function of the values of its inputs, and of what goes in along with them. It returns
+# those of its outputs, and what comes out along with them.
+Evaluate = Callable[[Sequence[Any], Any], tuple[Sequence[Any], Any]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,60 +46,73 @@ class ControlFlow(Equation):
     def run(self, values: Sequence[Any]) -> list[Any]:
         if self.op is Op.WHILE:
             return compat.run(self.eqn, values)
-        return self.emit(values, [_plainly(body.program) for body in self.bodies])
+        return self.emit(values, [_plainly(body.program) for body in self.bodies])[0]
 
-    def emit(self, values: Sequence[Any], evaluate: Sequence[Evaluate], along: Any = ()) -> list[Any]:
+    def emit(self, values: Sequence[Any], evaluate: Sequence[Evaluate], along: Any = ()) -> tuple[list[Any], Any]:
         """Bind the primitive to `values`, with each of its bodies evaluated by a function.
 
         Args:
           values: of the operands.
           evaluate: a function for each body: it gets the values of the body's inputs, and `along`.
           along: arrays that every body gets; in a scan each turn gets its slice of them.
+
+        Returns:
+          The values of the outputs, and what the bodies gave along with them: those of all branches are of one
+          structure, those of a scan's turns are stacked, and a shard_map has none.
         """
-        return list(_EMIT[self.op](self, values, evaluate, along))
+        results, given = _EMIT[self.op](self, values, evaluate, along)
+        return list(results), given
 
 
 def _plainly(program: Program) -> Evaluate:
-    def evaluate(inputs: Sequence[Any], along: Any) -> list[Any]:
+    def evaluate(inputs: Sequence[Any], along: Any) -> tuple[list[Any], Any]:
         start = {**program.constants, **dict(zip(program.inputs, inputs, strict=True))}
-        return typed(program.outputs, evaluated(program.equations, start))
+        return typed(program.outputs, evaluated(program.equations, start)), ()
 
     return evaluate
 
 
-def _scan(eqn: ControlFlow, values: Sequence[Any], evaluate: Sequence[Evaluate], along: Any) -> list[Any]:
+def _scan(
+    eqn: ControlFlow, values: Sequence[Any], evaluate: Sequence[Evaluate], along: Any
+) -> tuple[Sequence[Any], Any]:
     (body,), (step,) = eqn.bodies, evaluate
     variables = body.program.inputs
     inputs = typed(variables, {v: values[k] for k, v in zip(body.operands, variables, strict=True)})
     carried = dict(body.carried)
     ys = [k for k in range(len(body.results)) if k not in carried]
 
-    def turn(carry: list[Any], slices: Any) -> tuple[list[Any], list[Any]]:
+    def turn(carry: list[Any], slices: Any) -> tuple[list[Any], Any]:
         own, along = slices
         now = {**dict(zip(carried.values(), carry, strict=True)), **own}
-        results = step([now.get(k, v) for k, v in enumerate(inputs)], along)
-        return [results[k] for k in carried], [results[k] for k in ys]
+        results, given = step([now.get(k, v) for k, v in enumerate(inputs)], along)
+        return [results[k] for k in carried], ([results[k] for k in ys], given)
 
     start, slices = [inputs[k] for k in carried.values()], {k: inputs[k] for k in sorted(body.sliced)}
     options = {name: eqn.params[name] for name in ("length", "reverse", "unroll")}
-    end, stacks = jax.lax.scan(turn, start, (slices, along), **options)
+    end, (stacks, given) = jax.lax.scan(turn, start, (slices, along), **options)
     made = {**dict(zip(carried, end, strict=True)), **dict(zip(ys, stacks, strict=True))}
-    return [made[k] for k in range(len(body.results))]
+    return [made[k] for k in range(len(body.results))], given
 
 
-def _cond(eqn: ControlFlow, values: Sequence[Any], evaluate: Sequence[Evaluate], along: Any) -> Any:
+def _cond(
+    eqn: ControlFlow, values: Sequence[Any], evaluate: Sequence[Evaluate], along: Any
+) -> tuple[Sequence[Any], Any]:
     def branch(body: Body, step: Evaluate) -> Callable:
         return lambda: step([values[k] for k in body.operands], along)
 
     return jax.lax.switch(values[0], list(map(branch, eqn.bodies, evaluate)))
 
 
-def _remat(eqn: ControlFlow, values: Sequence[Any], evaluate: Sequence[Evaluate], along: Any) -> Any:
+def _remat(
+    eqn: ControlFlow, values: Sequence[Any], evaluate: Sequence[Evaluate], along: Any
+) -> tuple[Sequence[Any], Any]:
     options = {name: eqn.params[name] for name in ("prevent_cse", "policy")}
     return jax.checkpoint(lambda values, along: evaluate[0](values, along), **options)(list(values), along)
 
 
-def _shard_map(eqn: ControlFlow, values: Sequence[Any], evaluate: Sequence[Evaluate], along: Any) -> Any:
+def _shard_map(
+    eqn: ControlFlow, values: Sequence[Any], evaluate: Sequence[Evaluate], along: Any
+) -> tuple[Sequence[Any], Any]:
     leaves, tree = jax.tree.flatten(along)
 
     def local(*operands: Any) -> tuple[Any, ...]:
@@ -107,9 +121,9 @@ def _shard_map(eqn: ControlFlow, values: Sequence[Any], evaluate: Sequence[Evalu
         # the sum over devices.
         numbers = [v for v in own if jnp.issubdtype(v.dtype, jnp.floating)]
         rest = [compat.varying(leaf, numbers) for leaf in operands[len(values) :]]
-        return tuple(evaluate[0](own, jax.tree.unflatten(tree, rest)))
+        return tuple(evaluate[0](own, jax.tree.unflatten(tree, rest))[0])
 
-    return compat.shard_map(eqn.params, local, len(leaves))(*values, *leaves)
+    return compat.shard_map(eqn.params, local, len(leaves))(*values, *leaves), ()
 
 
 _EMIT = {Op.SCAN: _scan, Op.COND: _cond, Op.REMAT: _remat, Op.SHARD_MAP: _shard_map}
