@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jrlrp.primitives.row import Op
+from jrlrp.rewrites.extremes import OF_TWO, REDUCTIONS, Extreme
 from jrlrp.trace import compat
 from jrlrp.trace.program import Equation
 
@@ -32,6 +33,8 @@ def respelled(eqn: Equation) -> Equation:
         return DepthwiseConv(*own)
     if eqn.rule is None and eqn.op is Op.WINDOW_MAXIMUM and set(eqn.params["base_dilation"]) <= {1}:
         return MaxPool(*own)
+    if eqn.rule is None and eqn.op in (*REDUCTIONS, *OF_TWO):
+        return Extreme(*own)
     return eqn
 
 

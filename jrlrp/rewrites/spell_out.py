@@ -38,7 +38,8 @@ def _spelled_out(program: Program, dependent: set[Var]) -> tuple[Program, dict[V
         elif (unchanged := _unchanged(eqn)) is not None:
             same[eqn.output] = unchanged
         elif eqn.row.pointwise and not isinstance(eqn, Region) and dependent.intersection(eqn.inputs):
-            equations += _broadcasts(eqn, dependent)
+            *wide, eqn = _broadcasts(eqn, dependent)
+            equations += [*wide, respelled(eqn)]
         elif eqn.op is Op.SCATTER_ADD and dependent.intersection(eqn.data):
             equations += _scattered(eqn, program.definition)
         elif [v in dependent for v in eqn.inputs] in ([True], [True, False]):
