@@ -15,7 +15,7 @@ from jrlrp.errors import RuleError, describe
 from jrlrp.graph.graph import Graph
 from jrlrp.graph.layers import layer_of
 from jrlrp.graph.linear_layer import wide
-from jrlrp.graph.nodes import Control, Node
+from jrlrp.graph.nodes import Control, Node, Product
 from jrlrp.probes import Edges, Passage, Probe
 from jrlrp.rules.base import Form, Rule, saturate
 from jrlrp.rules.ratio import damped, masked, of_ratio, over, times
@@ -169,13 +169,22 @@ def _edited(node: Node, rule: Rule, inputs: Sequence[Any], constants: Sequence[A
         inputs, constants, parameters = primals
         moved = [None if isinstance(t, SymbolicZero) else t for t in tangents[0]]
         outputs = node.run(inputs, constants)
-        finite = [jnp.where(jnp.isfinite(x), x, 0) for x in inputs]  # of a row that a mask blanks out whole, say
+        finite = _finite(node, inputs)
         layer = layer_of(node, finite, constants, outputs)
         pushed = put_back(parameters).push(layer, finite, outputs, moved)
         return outputs, tuple(t.astype(z.dtype) for t, z in zip(pushed, outputs, strict=True))
 
     evaluate.defjvp(jvp, symbolic_zeros=True)
     return evaluate(tuple(inputs), tuple(constants), parameters)
+
+
+def _finite(node: Node, inputs: Sequence[Any]) -> list[Any]:
+    """Return inputs without what is not finite, of a row that a mask blanks out whole, or of a gate 1 / (1 + exp(-x)).
+
+    It counts for nothing: 0 in its place, but ∞ for what divides.
+    """
+    divides = node.inverse if isinstance(node, Product) else (False,) * len(inputs)
+    return [jnp.where(jnp.isfinite(x), x, jnp.inf if own else 0) for x, own in zip(inputs, divides, strict=True)]
 
 
 def _hold(primals: Any, tangents: Any) -> Any:

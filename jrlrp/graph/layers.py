@@ -1,6 +1,6 @@
 """The numbers of a node during a run: what a rule sees of it, see `jrlrp.rules.layer`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -173,9 +173,13 @@ class SoftmaxLayer(Layer, seen.SoftmaxLayer):
         """Return for each entry the sum of `r` over its group."""
         if isinstance(self._group, Axes):
             return jnp.sum(r, axis=tuple(sorted(self._group.dims)), keepdims=True)
-        assert self._group is not None
-        index = self.value(self._group.index).reshape(-1)
-        return jax.ops.segment_sum(r, index, self._group.count)[index]
+        group = self._group
+        assert group is not None
+        index = self.value(group.index).reshape(*r.shape[: group.lead], -1)
+        total: Callable = lambda r, index: jax.ops.segment_sum(r, index, group.count)[index]
+        for _ in range(group.lead):
+            total = jax.vmap(total)
+        return jnp.moveaxis(total(jnp.moveaxis(r, group.dim, group.lead), index), group.lead, group.dim)
 
     def weights(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
         """Return the softmax weights of the inputs: the shares of a log Σ exp."""

@@ -6,7 +6,7 @@ statistic divides what is linear in the same values but no longer has their size
 held all the same.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from jrlrp.analyses.activity import Flow, body_flow
@@ -153,10 +153,10 @@ class _Normalisations:
             statistic, value = eqn.inputs[k], eqn.inputs[1 - k]
             if statistic not in self.summed or value not in self.flow.active or value.shape != eqn.output.shape:
                 continue
-            leaves = self._leaves(statistic)
-            divides = leaves is not None and (eqn.op is Op.DIV) != inverse_of(self.flow, self.forms, statistic, leaves)
             back = _Powers(self.forms, statistic, 1.0 if eqn.op is Op.MUL else -1.0)
-            if leaves and self._is_linear_in(value, leaves, back) and (divides or back.cancelled):
+            leaves = self._linear_in(value, self._leaves(statistic), back)
+            divides = leaves and (eqn.op is Op.DIV) != inverse_of(self.flow, self.forms, statistic, leaves)
+            if leaves and (divides or back.cancelled):
                 return Region(
                     replace(eqn.row, interval=None),  # as its equation has it
                     (value, *(v for v in eqn.inputs if v is not value)),
@@ -170,9 +170,9 @@ class _Normalisations:
                 )
         return None
 
-    def _leaves(self, v: Var) -> set[Var] | None:
-        """Return the values that a statistic is taken of, None if it is no statistic of them."""
-        leaves: set[Var] = set()
+    def _leaves(self, v: Var) -> list[tuple[Var, ...]]:
+        """Return what a statistic is taken of: values, each with those that it is a function of entry by entry."""
+        leaves: dict[Var, tuple[Var, ...]] = {}
         pending = [v]
         seen: set[Var] = set()
         while pending:
@@ -182,36 +182,48 @@ class _Normalisations:
                 continue
             seen.add(u)
             if u is not v and (eqn is None or u not in self.summed):
-                single = set() if eqn is None else set(self.flow.active_inputs(eqn))
-                if eqn is not None and len(single) == 1 and (eqn.row.pointwise or eqn.op in CARRIERS):  # |x|, x · x
-                    pending += single
-                else:
-                    leaves.add(u)
+                leaves[u] = tuple(self._made_of(u))
             elif eqn is not None:
                 pending += self.flow.active_inputs(eqn)
-        return leaves
+        return list(leaves.values())
 
-    def _is_linear_in(self, v: Var, leaves: set[Var], back: "_Powers") -> bool:
-        """Tell whether a value is linear in each of some others, all else held; note what statistics scale it."""
+    def _made_of(self, v: Var) -> Iterator[Var]:
+        """Yield a value, and those that it is a function of entry by entry: of |x| and of x · x, x."""
+        yield v
+        while (eqn := self.flow.definition.get(v)) is not None:
+            single = set(self.flow.active_inputs(eqn))
+            if len(single) != 1 or not (eqn.row.pointwise or eqn.op in CARRIERS):
+                return
+            (v,) = single
+            yield v
+
+    def _linear_in(self, v: Var, leaves: list[tuple[Var, ...]], back: "_Powers") -> set[Var]:
+        """Return of each leaf the value that another value is linear in, all else held; none if there are not all.
+
+        Notes what statistics scale it.
+        """
+        owners = {u: [leaf for leaf in leaves if u in leaf] for u in {u for leaf in leaves for u in leaf}}
         missing = set(leaves)
-        made = [eqn for u in leaves if (eqn := self.flow.definition.get(u)) is not None]
-        first = min((self.flow.position[eqn] for eqn in made), default=-1)
-        pending, seen = [v], set()
+        roots = [self.flow.definition.get(leaf[-1]) for leaf in leaves]
+        first = min((-1 if eqn is None else self.flow.position[eqn] for eqn in roots), default=-1)
+        pending, seen, found = [v], set(), set()
         while pending and missing:
             u = pending.pop()
             if u in seen:
                 continue
             seen.add(u)
-            missing.discard(u)
             eqn = self.flow.definition.get(u)
-            if u in leaves or eqn is None or self.flow.position[eqn] < first or eqn.row.linear is None:
+            if u in owners:
+                missing.difference_update(owners[u])
+                found.add(u)
+            if u in owners or eqn is None or self.flow.position[eqn] < first or eqn.row.linear is None:
                 continue
             if eqn.op in (Op.MUL, Op.DIV):
                 for k in (0, 1) if eqn.op is Op.MUL else (1,):
                     if eqn.inputs[k] in self.summed:
                         back.meet(eqn.inputs[k], 1.0 if eqn.op is Op.MUL else -1.0)
             pending += [x for k, x in enumerate(eqn.inputs) if k in eqn.row.linear(eqn) and x in self.flow.active]
-        return not missing
+        return set() if missing else found
 
 
 class _Powers:

@@ -142,14 +142,25 @@ class Forms:
         if not v.ndim or group.dim not in self.facts.varying(v):
             return True
         gathered = self.definition.get(self.place(v).core)
-        return gathered is not None and gathered.op is Op.GATHER and self.index(gathered) is group.index
+        return gathered is not None and gathered.op is Op.GATHER and self.index(gathered) == group.along
 
-    def index(self, eqn: Equation) -> Var | None:
-        """Return the index by which an equation gathers or scatters along the leading axis; None if it is another."""
-        d, v = eqn.params["dimension_numbers"], eqn.inputs[1]
-        dims = d.collapsed_slice_dims if eqn.op is Op.GATHER else d.inserted_window_dims
-        targets = d.start_index_map if eqn.op is Op.GATHER else d.scatter_dims_to_operand_dims
-        if tuple(dims) != (0,) or tuple(targets) != (0,) or v.ndim != 2 or v.shape[1] != 1:
+    def index(self, eqn: Equation) -> tuple[Var, int, int] | None:
+        """Return the index by which an equation gathers or scatters along one dimension, that, and `Segments.lead`.
+
+        None if the index is another, or entries do not stay where they are along the others.
+        """
+        d, v, x = eqn.params["dimension_numbers"], eqn.inputs[1], eqn.inputs[0]
+        gathers = eqn.op is Op.GATHER
+        dims = d.collapsed_slice_dims if gathers else d.inserted_window_dims
+        targets = d.start_index_map if gathers else d.scatter_dims_to_operand_dims
+        window = d.offset_dims if gathers else d.update_window_dims
+        shared = d.start_indices_batching_dims if gathers else d.scatter_indices_batching_dims
+        lead = len(d.operand_batching_dims)
+        if len(dims) != 1 or tuple(dims) != tuple(targets) or v.ndim != lead + 2 or v.shape[-1] != 1:
+            return None
+        (dim,) = map(int, dims)
+        rest = tuple(k for k in range(lead, x.ndim) if k != dim)
+        if tuple(window) != rest or not tuple(d.operand_batching_dims) == tuple(shared) == tuple(range(lead)):
             return None
         while (made := self.definition.get(v)) is not None:
             if made.op in (Op.CAST, Op.RESHAPE, Op.BROADCAST, Op.SQUEEZE) and made.inputs[0].size == v.size:
@@ -158,7 +169,7 @@ class Forms:
                 v = made.inputs[1]
             else:
                 break
-        return self._indices.setdefault(self._entries(v), v)
+        return self._indices.setdefault(self._entries(v), v), dim, lead
 
     def _entries(self, v: Var) -> Hashable:
         """Return what two indices have in common that are the same: the variable, or the numbers if these are known."""
@@ -236,7 +247,7 @@ class Forms:
         """Return the total that a small number, or the sink of a softmax, is added to, or a number stands in for."""
         for a, b in (eqn.data, eqn.data[::-1]):
             number = self.number(b)
-            small = number is not None and 0 <= number <= _SMALL and self.facts.interval(a)[0] >= 0
+            small = self._is_small(b) and self.facts.interval(a)[0] >= 0
             if eqn.op is Op.SELECT:
                 small = number is not None and self._guards(eqn, a)
                 if not small:
@@ -249,14 +260,26 @@ class Forms:
                 return found if small else Total(found.part, found.group, b)
         return None
 
+    def unstabilised(self, place: Place) -> Place:
+        """Return what a small number is added to, or stands in for, seen at the same place; the value itself else."""
+        while (eqn := self.made_by(place.core, Op.ADD, Op.MAX)) is not None:
+            inner = [a for a, b in (eqn.data, eqn.data[::-1]) if self._is_small(b) and self.facts.interval(a)[0] >= 0]
+            if not inner:
+                break
+            place = self.place(inner[0]).seen_at(place.dims)
+        return place
+
+    def _is_small(self, v: Var) -> bool:
+        number = self.number(v)
+        return number is not None and 0 <= number <= _SMALL
+
     def _guards(self, eqn: Equation, total: Var) -> bool:
         """Tell whether a choice takes a total wherever that is not 0, or next to it."""
         test = self.made_by(self.place(eqn.inputs[0]).core, Op.EQUAL, Op.LESS, Op.GREATER, Op.COMPARE)
         if test is None:
             return False
         for a, b in (test.inputs, test.inputs[::-1]):
-            number = self.number(b)
-            if self.place(a).core is self.place(total).core and number is not None and 0 <= number <= _SMALL:
+            if self.place(a).core is self.place(total).core and self._is_small(b):
                 return True
         return False
 
@@ -265,11 +288,12 @@ class Forms:
         made = self.definition.get(self.plain(eqn.inputs[0]))
         if made is None or made.op is not Op.SCATTER_ADD or self.facts.interval(made.inputs[0]) != (0, 0):
             return None
-        index, part = self.index(made), made.inputs[2]
+        along, part = self.index(made), made.inputs[2]
         straight = all(d is None or d == k for k, d in enumerate(place.dims))
-        if index is None or self.index(eqn) is not index or part.shape != eqn.output.shape or not straight:
+        if along is None or self.index(eqn) != along or part.shape != eqn.output.shape or not straight:
             return None
-        return Total(part, Segments(0, index, made.output.shape[0]))
+        index, dim, lead = along
+        return Total(part, Segments(dim, index, made.output.shape[dim], lead))
 
     def factors(self, v: Var) -> tuple[float, dict[Place, float]]:
         """Return a number and the powers of the values that a value is the product of."""

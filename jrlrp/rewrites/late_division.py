@@ -74,7 +74,7 @@ def _way(w: Writer, place: Place, divisor: Place, part: Var | None) -> _Way | No
     if part is None or at is None:
         return None
     after = w.position(w.forms.place(part).core)
-    pending: list[tuple[Var, Place, _Steps, Var | None]] = [(place.core, at, None, None)]
+    pending: list[tuple[Var, Place, _Steps, _Along | None]] = [(place.core, at, None, None)]
     seen = set[Var]()
     while pending:
         v, at, steps, index = pending.pop()
@@ -94,13 +94,15 @@ def _way(w: Writer, place: Place, divisor: Place, part: Var | None) -> _Way | No
                 within = w.forms.index(eqn) if k == 2 and index is None else None
                 if within is None:
                     continue
-                where[0] = 0
+                where[within[1]] = within[1]
             before = _brought_back(at, x.ndim, where)
             if before is not None and not isinstance(x, Literal):
                 pending.append((x, before, (eqn, k, steps), within))
     return None
 
 
+# What an equation gathers or scatters by; see `Forms.index`.
+_Along = tuple[Var, int, int]
 # The equations after a value and the operands by which it enters them, the first of them first.
 _Steps = tuple[Equation, int, Any] | None
 
@@ -132,13 +134,13 @@ def _brought_back(divisor: Place, ndim: int, where: Mapping[int, int]) -> Place 
     return Place(divisor.core, tuple(divisor.dims[where[d]] if d in where else None for d in range(ndim)))
 
 
-def _total_over(w: Writer, v: Var, part: Var, divisor: Place, index: Var | None) -> Total | None:
+def _total_over(w: Writer, v: Var, part: Var, divisor: Place, along: _Along | None) -> Total | None:
     """Return what a divisor is in the dimensions of `v`, if that is the part that it is the total of."""
     own, other = w.forms.place(v), w.forms.place(part)
     if own.core is not other.core or [d for d in own.dims if d is not None] != [d for d in other.dims if d is not None]:
         return None
-    if index is not None:
-        return _segments_over(w, v, divisor, index)
+    if along is not None:
+        return _segments_over(w, v, divisor, along)
     own_dims, other_dims = ([d for d, k in enumerate(place.dims) if k is not None] for place in (own, other))
     here = dict(zip(other_dims, own_dims, strict=True))  # they may differ in dimensions of size 1
     seen = tuple(divisor.dims[here[d]] if d in here else None for d in range(part.ndim))
@@ -148,13 +150,15 @@ def _total_over(w: Writer, v: Var, part: Var, divisor: Place, index: Var | None)
     return Total(v, Axes(frozenset(here[d] for d in total.group.dims if d in here)), total.rest)
 
 
-def _segments_over(w: Writer, v: Var, divisor: Place, index: Var) -> Total | None:
+def _segments_over(w: Writer, v: Var, divisor: Place, along: _Along) -> Total | None:
+    divisor = w.forms.unstabilised(divisor)
     made = w.forms.made_by(divisor.core, Op.SCATTER_ADD)
     straight = all(d is None or d == k for k, d in enumerate(divisor.dims))
-    if made is None or not straight or w.forms.index(made) is not index or made.inputs[2].shape != v.shape:
+    if made is None or not straight or w.forms.index(made) != along or made.inputs[2].shape != v.shape:
         return None
     empty = w.facts.interval(made.inputs[0]) == (0, 0)
-    return Total(made.inputs[2], Segments(0, index, made.output.shape[0])) if empty else None
+    index, dim, lead = along
+    return Total(made.inputs[2], Segments(dim, index, made.output.shape[dim], lead)) if empty else None
 
 
 def _share(w: Writer, way: _Way, eqn: Equation) -> Var | None:
@@ -166,9 +170,11 @@ def _share(w: Writer, way: _Way, eqn: Equation) -> Var | None:
     if logits is None and w.facts.interval(part)[0] < 0:
         return None
     if isinstance(group, Segments):
-        total = w.laid_out(replace(way.divisor, dims=(0, *way.divisor.dims[1:])), _each(part, group), eqn)
-        row, take = ADDED[Op.PICK], lambda t, i: jnp.take(t, i.reshape(-1), axis=0, mode="fill", fill_value=1)
-        total = w.add(row, [total, group.index], take, part, changed=(0,), near=eqn)
+        dim, shape = group.dim, [n if d < group.lead or d == group.dim else 1 for d, n in enumerate(part.shape)]
+        dims = tuple(d if k != dim else dim for k, d in enumerate(way.divisor.dims))
+        total = w.laid_out(replace(way.divisor, dims=dims), _each(part, group), eqn)
+        take = lambda t, i: jnp.take_along_axis(t, i.reshape(shape), axis=dim, mode="fill", fill_value=1)
+        total = w.add(ADDED[Op.PICK], [total, group.index], take, part, changed=(dim,), near=eqn)
     else:
         total = w.laid_out(way.divisor, part, eqn)
     if logits is None:
@@ -179,7 +185,7 @@ def _share(w: Writer, way: _Way, eqn: Equation) -> Var | None:
 
 def _each(part: Var, group: Segments) -> Var:
     """Return a variable with an entry for each segment in place of each part."""
-    return Var((group.count, *part.shape[1:]), part.dtype)
+    return Var((*part.shape[: group.dim], group.count, *part.shape[group.dim + 1 :]), part.dtype)
 
 
 def _read_as_product(

@@ -40,7 +40,7 @@ def _spelled_out(program: Program, dependent: set[Var]) -> tuple[Program, dict[V
         elif eqn.row.pointwise and not isinstance(eqn, Region) and dependent.intersection(eqn.inputs):
             *wide, eqn = _broadcasts(eqn, dependent)
             equations += [*wide, respelled(eqn)]
-        elif eqn.op is Op.SCATTER_ADD and dependent.intersection(eqn.data):
+        elif eqn.op is Op.SCATTER_ADD and not isinstance(eqn, Region) and dependent.intersection(eqn.data):
             equations += _scattered(eqn, program.definition)
         elif [v in dependent for v in eqn.inputs] in ([True], [True, False]):
             equations.append(respelled(eqn))

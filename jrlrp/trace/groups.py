@@ -14,11 +14,20 @@ class Axes:
 
 @dataclass(frozen=True)
 class Segments:
-    """Entries along dimension `dim` belong together where `index`, one of `count` numbers, is the same."""
+    """Entries along dimension `dim` belong together where `index`, one of `count` numbers, is the same.
+
+    The first `lead` dimensions of the value are the index's too: groups are within each, as by vmap.
+    """
 
     dim: int
     index: Var
     count: int
+    lead: int = 0
+
+    @property
+    def along(self) -> tuple[Var, int, int]:
+        """What an equation gathers or scatters by that does so for these groups."""
+        return self.index, self.dim, self.lead
 
 
 Group = Axes | Segments

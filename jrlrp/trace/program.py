@@ -169,10 +169,11 @@ class Region(Equation):
         return self.inputs[: self.count]
 
     def again(self, inputs: Sequence[Var], outputs: Sequence[Var]) -> Equation:
+        own = (self.row, tuple(inputs[: self.count]), tuple(outputs), self.params, self.path, self.source)
         if self.function is None:
-            return super().again(inputs, outputs)
-        function, own = self.function, (tuple(inputs[: self.count]), tuple(outputs), self.params, self.path)
-        return Added(self.row, *own, self.source, None, lambda *values: [function(*values)])
+            return Equation(*own, self.eqn)
+        function = self.function
+        return Added(*own, None, lambda *values: [function(*values)])
 
     @property
     def flat(self) -> tuple[Equation, ...]:

@@ -130,6 +130,35 @@ def test_what_is_scaled_back_after_the_product_is_the_product(name):
             close(jrlrp.relevance(after[name], rules=RULES[rules])(X), expected)
 
 
+@pytest.mark.parametrize("activation", [jnp.tanh, jax.nn.relu, jax.nn.silu])
+def test_what_is_scaled_back_may_be_an_activation(activation):
+    """The statistic is of the activation's output, not of its input."""
+    deviation = lambda h: jnp.sqrt(jnp.var(h) + 1e-6)
+    scaled = lambda x: ((h := activation(x)) / deviation(h)) @ of(x, W) * deviation(h)
+    close(
+        jrlrp.relevance(scaled, rules=RULES["epsilon"])(X),
+        jrlrp.relevance(lambda x: activation(x) @ of(x, W), rules=RULES["epsilon"])(X),
+    )
+
+
+GATES = {
+    "divided": lambda z, h: h / (1 + jnp.exp(-z)),
+    "times one over": lambda z, h: h * (1 / (1 + jnp.exp(-z))),
+    "reciprocal": lambda z, h: h * jax.lax.reciprocal(1 + jnp.exp(-z)),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
+@pytest.mark.parametrize("rules", RULES)
+@pytest.mark.parametrize("name", GATES)
+def test_a_gate_whose_divisor_leaves_the_dtype_is_closed(name, rules, dtype):
+    x = jnp.asarray([[1000.0, -50, 20], [1, 2, 3]], dtype)
+    weights = jnp.asarray(np.arange(9.0).reshape(3, 3) - 4, dtype)
+    explain = lambda gated: jrlrp.relevance(lambda x: gated(3 * x, x @ weights), rules=RULES[rules], target="all")(x)
+    wanted = explain(lambda z, h: h * jax.nn.sigmoid(z)).astype(float)
+    np.testing.assert_allclose(explain(GATES[name]).astype(float), wanted, atol=0.02 * np.abs(wanted).max())
+
+
 # Bilinear sampling: a position that the input moves has no relevance, for a fraction lies in [0, 1].
 ROW = np.array([0.5, -1.0, 2.0, 1.5, -0.3])
 AT = np.array([1.0, -2.0, 0.4, 0.3, 0.8])
