@@ -62,7 +62,9 @@ def value_and_relevance(
         result = shares if isinstance(argnums, (tuple, list)) else shares[0]
         if wanted.patterns:
             if wanted.values:
-                measured = {node: tuple(zip(passed.shown[node], found)) for node, found in measured.items()}
+                measured = {
+                    node: tuple(zip(passed.shown[node], found, strict=True)) for node, found in measured.items()
+                }
             result = result, {traced.graph.names[node]: _single(found) for node, found in measured.items()}
         return ((passed.value, passed.aux) if has_aux else passed.value), result
 
@@ -121,9 +123,10 @@ def relevance(
       target: what of the output to explain. "max": the highest entry along the last axis, at each position; an int or
         an integer array of the output's shape without its last axis: those entries (negative ones count from the
         end; a traced one out of range explains nothing); "all": the whole output; a callable: it gets the output and
-        returns the initial relevance; None, beside `start`: nothing. A scalar output is explained as it is. A final softmax or log-softmax is
-        explained at its logits. But for a callable, the initial relevance is the explained output's value; an
-        infinite entry has none, and where it is NaN the map (of that example, if it is known which) is NaN too.
+        returns the initial relevance; None, beside `start`: nothing. A scalar output is explained as it is. A final
+        softmax or log-softmax is explained at its logits. But for a callable, the initial relevance is the explained
+        output's value; an infinite entry has none, and where it is NaN the map (of that example, if it is known which)
+        is NaN too.
       has_aux: whether `fun` returns `(out, aux)`.
       capture: nodes whose output's relevance is wanted too: globs of module paths or of the names that `plan` prints,
         "*/Conv_*" say, or matchers, `match("softmax")`. Inside a scan their relevance has a leading axis of turns.

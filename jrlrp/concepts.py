@@ -1,4 +1,4 @@
-"""Concepts: the relevance of single channels of a layer, where in the input it lies, and which samples it is highest in.
+"""Concepts: the relevance of single channels of a layer, where it lies in the input, and which samples have most.
 
 A channel of a hidden layer stands for a concept, whatever the network has learnt it to be. The relevance of the output
 that passes it is the concept's part in the decision (CRP); the samples in which that is highest show what the concept
@@ -194,7 +194,9 @@ def _value(z: Array) -> Array:
 
 
 def _steered(traced: Traced, **asked: Any) -> Traced:
-    return replace(traced, options=replace(traced.options, steering=steering(asked.get("conditions"), asked.get("start"))))
+    return replace(
+        traced, options=replace(traced.options, steering=steering(asked.get("conditions"), asked.get("start")))
+    )
 
 
 def _place(graph: Graph, at: Any, axis: int) -> tuple[Node, int]:
@@ -231,11 +233,7 @@ def _check_range(name: str, array: Array, count: int) -> None:
         return
     known = np.asarray(array)
     if known.min() < -count or known.max() >= count:
-        raise ArgumentError(f"{name}={given_of(known)}: out of range, there are {count}.")
-
-
-def given_of(known: np.ndarray) -> str:
-    return repr(known.tolist())
+        raise ArgumentError(f"{name}={known.tolist()}: out of range, there are {count}.")
 
 
 @dataclass(frozen=True)
@@ -292,7 +290,7 @@ class _Layout:
         hot = lambda given, count: jnp.arange(count) == (jnp.broadcast_to(jnp.asarray(given), (n,)) % count)[:, None]
         flat = hot(position, p)[:, :, None] & hot(channel, c)[:, None, :]
         order = self.order
-        return jnp.transpose(flat.reshape([self.shape[d] for d in order]), np.argsort(order))
+        return jnp.transpose(flat.reshape([self.shape[d] for d in order]), [order.index(d) for d in range(len(order))])
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["values", "samples", "positions"], meta_fields=[])
@@ -336,7 +334,9 @@ class References:
         own.append(("samples", jnp.asarray(samples), expected[:1]))
         for name, array, shape in own:
             if array.shape != shape:
-                raise ArgumentError(f"update: {name} of shape {array.shape}; expected {shape}, for {channels} channels.")
+                raise ArgumentError(
+                    f"update: {name} of shape {array.shape}; expected {shape}, for {channels} channels."
+                )
         numbers = jnp.broadcast_to(jnp.asarray(samples)[:, None], values.shape)
         return self._with(values, numbers, jnp.asarray(positions))
 

@@ -1,5 +1,6 @@
 """Contrast: why this class and not that one. `contrast`, and targets that set classes against each other."""
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import wraps
@@ -205,16 +206,15 @@ def _negated(composite: Composite, part: Array) -> Composite:
     """Return a composite whose last layers share along their negative contributions for the part 1."""
     minus = AlphaBeta(0.0, 1.0, bias="ignore")
     of_layers = [(own, rule) for own, rule in composite.entries if not _Blend.kinds.isdisjoint(rule.kinds)]
-    blends = [
-        (replace(_LAST, where=own, optional=True), _Blend(rule, minus, part)) for own, rule in of_layers
-    ]
+    blends = [(replace(_LAST, where=own, optional=True), _Blend(rule, minus, part)) for own, rule in of_layers]
     return Composite(blends, base=composite)
 
 
 def _normalised(shares: Any, by_example: bool) -> Any:
     """Return relevance in parts of its sum, that of each example where they lie along the leading axis; 0 for 0 / 0."""
     wide = jax.tree.map(lambda r: r.astype(jnp.promote_types(r.dtype, jnp.float32)), shares)
-    total = sum(jnp.sum(r, axis=range(1, r.ndim) if by_example else None) for r in jax.tree.leaves(wide))
+    sums = [jnp.sum(r, axis=range(1, r.ndim) if by_example else None) for r in jax.tree.leaves(wide)]
+    total = functools.reduce(jnp.add, sums)
 
     def part(r: Array, own: Array) -> Array:
         whole = jnp.reshape(total, (-1, *[1] * (r.ndim - 1))) if by_example else total

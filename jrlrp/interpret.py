@@ -23,6 +23,7 @@ from jrlrp.trace import compat
 from jrlrp.trace.control import Evaluate
 from jrlrp.trace.program import Equation, Var, evaluated, read, typed
 
+
 @dataclass(frozen=True, eq=False)
 class Course:
     """What happens to relevance on its way.
@@ -73,8 +74,8 @@ def interpret(
             constants = [values.held(x) for x in step.constants]
             place = _Place(step, handed, tuple(map(way.form, step.outputs)))
             run = _run_node if step not in probes else partial(_run_probed, probe=probes[step])
-            results = run(place, rules.get(step), arguments, constants, course.masks.get(step))
-            values.update(zip(step.outputs, results, strict=True))
+            made = run(place, rules.get(step), arguments, constants, course.masks.get(step))
+            values.update(zip(step.outputs, made, strict=True))
             if step in course.shown:
                 shown[step] = tuple(values.handing(v, course.shown[step]) for v in _numbers(step))
     return [jnp.asarray(values.handing(v, form), v.dtype) for v, form in wanted], shown
@@ -196,9 +197,7 @@ _held = jax.custom_jvp(lambda x: x)
 _held.defjvp(_hold, symbolic_zeros=True)
 
 
-def _run_bodies(
-    node: Control, values: _Values, course: Course
-) -> tuple[list[Any], dict[Node, tuple[Any, ...]]]:
+def _run_bodies(node: Control, values: _Values, course: Course) -> tuple[list[Any], dict[Node, tuple[Any, ...]]]:
     """Evaluate control flow with its bodies interpreted; return its outputs, and those of nodes inside to be shown."""
     flow, way, probes = node.flow, values.way, course.probes
     nested = [(inside, turns) for body in node.bodies for inside, turns in body.turns.items()]
@@ -354,12 +353,12 @@ def _run_probed(
             passed = back(tuple(_cotangent(r, z) for r, z in zip(given, made, strict=True)))
         came = [_as_relevance(r, z, form) for r, z, form in zip(given, outputs, place.comes, strict=True)]
         went = [_as_relevance(r, x, place.handed) for r, x in zip(passed, inputs, strict=True)]
-        came, shares = _bounded(_widened(came)), _widened(went)
-        received = came if mask is None else tuple(r * mask.astype(r.dtype) for r in came)
-        ratios = [c if form is Form.RATIO else None for c, form in zip(given, place.comes, strict=True)]
-        ratios = ratios if mask is None else [None if c is None else c * mask.astype(c.dtype) for c in ratios]
+        arrived, shares = _bounded(_widened(came)), _widened(went)
+        received = arrived if mask is None else tuple(r * mask.astype(r.dtype) for r in arrived)
+        factor = 1 if mask is None else mask
+        ratios = [c * factor if form is Form.RATIO else None for c, form in zip(given, place.comes, strict=True)]
         layer = layer_of(node, inputs, constants, received)
-        passage = Passage(used, layer, _widened(inputs), _widened(outputs), came, received, ratios, shares, axes)
+        passage = Passage(used, layer, _widened(inputs), _widened(outputs), arrived, received, ratios, shares, axes)
         return passed, None, None, None, probe.measure(passage)
 
     evaluate.defvjp(forward, backward)

@@ -88,7 +88,8 @@ class Plan:
         notes = [f"relevance ends at: {place}" for place in self.ended]
         notes += [f"no effect: {entry}" for entry in self.without_effect]
         if self.not_linear:
-            notes.append(f"maps of parts (conditions, concepts) do not add up to the whole: {', '.join(self.not_linear)}")
+            rules = ", ".join(self.not_linear)
+            notes.append(f"maps of parts (conditions, concepts) do not add up to the whole: {rules}")
         return "\n".join([*_table(rows, "<" * 6), self.summary(), *notes, *filter(None, (self.unreached, self.batch))])
 
     __repr__ = __str__
@@ -275,7 +276,8 @@ def _audit_lines(audit: Audit) -> list[str]:
     ]
     kept = ", ".join(f"{number(np.sum(c))} {by}" for c, by in zip(columns[2:], head[5:8], strict=True))
     began = f" + started {number(audit.started)}" if abs(audit.started) > noise else ""
-    total = f"output {number(audit.output)}{began} = inputs {number(audit.inputs)} + absorbed ({kept}) + gap {audit.gap:.1g}"
+    total = f"output {number(audit.output)}{began} = inputs {number(audit.inputs)} + absorbed ({kept})"
+    total += f" + gap {audit.gap:.1g}"
     if abs(audit.ended) > noise:
         total += f" + {number(audit.ended)} that depends on no explained input"
     lines = [*_table([head, *rows], "<<<" + ">" * 6), total]

@@ -12,9 +12,7 @@ from jrlrp.errors import TargetError
 from jrlrp.rules.base import brief, ratio
 from jrlrp.trace import compat
 
-_FORMS = (
-    'expected "max", "all", a class index, an integer array of them, a callable out -> R_out, or None beside start'
-)
+_FORMS = 'expected "max", "all", a class index, an integer array of them, a callable out -> R_out, or None beside start'
 
 
 def check_outputs(outputs: Sequence[Any]) -> None:

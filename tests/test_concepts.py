@@ -148,7 +148,7 @@ def test_scores_lead_to_receptive_fields_inside_a_scan():
     name = next(node.name for node in jrlrp.plan(scanned, x).nodes if node.path.endswith("cell"))
     found = scores(scanned, name, rules=ZERO)(x)
     assert found.values.shape == (2, 3)
-    value, r = jrlrp.relevance(scanned, rules=ZERO, capture=name, values=True)(x)[1][name]
+    r = jrlrp.relevance(scanned, rules=ZERO, capture=name)(x)[1][name]
     np.testing.assert_allclose(found.values, r.sum(0), rtol=1e-9)
     np.testing.assert_array_equal(found.positions, r.argmax(0))
     field = receptive_field(scanned, name, 1, np.asarray([0, 2]), rules=ZERO)(x)
@@ -191,7 +191,10 @@ WRONG = {
     ),
     "channel": (lambda: receptive_field(N2_CONV, "a", 1.5, 0)(IMAGES), "channel=1.5: expected an integer"),
     "count": (lambda: References.empty(2, 0), "count=0.: expected an integer of at least 1"),
-    "update": (lambda: References.empty(2, 1).update(np.ones((3, 1)), [1, 2, 3], np.ones((3, 1), int)), "for 2 channels"),
+    "update": (
+        lambda: References.empty(2, 1).update(np.ones((3, 1)), [1, 2, 3], np.ones((3, 1), int)),
+        "for 2 channels",
+    ),
     "samples": (lambda: References.empty(2, 1).update(np.ones((3, 2)), [1], np.ones((3, 2), int)), "samples of shape"),
     "merge": (lambda: References.empty(2, 1).merge(References.empty(3, 1)), "expected References of 2 channels"),
 }

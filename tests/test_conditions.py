@@ -206,7 +206,12 @@ def test_narrow_numbers_stay_finite(dtype):
     x = jnp.asarray(np.random.default_rng(5).normal(size=(2, 5, 5, 2)), dtype)
     for preset in (None, jrlrp.epsilon_plus(), jrlrp.attn_lrp(), jrlrp.rap()):
         r, captured = jrlrp.relevance(
-            N2_CONV, rules=preset, conditions={"b": one_hot(0)}, start={"b": lambda z: 0 * z + 1}, capture="b", values=True
+            N2_CONV,
+            rules=preset,
+            conditions={"b": one_hot(0)},
+            start={"b": lambda z: 0 * z + 1},
+            capture="b",
+            values=True,
         )(x)
         assert r.dtype == dtype and np.isfinite(np.asarray(r, np.float64)).all()
         assert captured["b"][0].dtype == dtype
@@ -220,17 +225,17 @@ def test_a_start_reaches_what_the_output_does_not():
 
 
 WRONG = {
-    "no match": (dict(conditions={"nothing": one_hot(0)}), "conditions='nothing' matches no node"),
-    "several": (dict(conditions={"*": one_hot(0)}), r"conditions='\*' names \d nodes"),
-    "shape": (dict(conditions={"b": np.ones(4)}), r"an array of shape \(4,\); expected one that broadcasts"),
-    "no mapping": (dict(conditions="b"), "conditions='b': expected a dict from patterns of nodes to masks"),
-    "no array": (dict(conditions={"b": "x"}), "expected an array of numbers"),
-    "no pattern": (dict(conditions={3: np.ones(3)}), "conditions=3: expected globs"),
-    "start shape": (dict(start={"b": np.ones((2, 3))}), "start gives b an array of shape"),
-    "start function": (dict(start={"b": lambda z: z[:2]}), "the function that start gives b returns"),
-    "no start": (dict(target=None), "target=None gives the output no relevance"),
-    "values": (dict(values=True), "name them with capture"),
-    "ratio": (dict(capture="b", ratio=1), "ratio=1: expected True or False"),
+    "no match": ({"conditions": {"nothing": one_hot(0)}}, "conditions='nothing' matches no node"),
+    "several": ({"conditions": {"*": one_hot(0)}}, r"conditions='\*' names \d nodes"),
+    "shape": ({"conditions": {"b": np.ones(4)}}, r"an array of shape \(4,\); expected one that broadcasts"),
+    "no mapping": ({"conditions": "b"}, "conditions='b': expected a dict from patterns of nodes to masks"),
+    "no array": ({"conditions": {"b": "x"}}, "expected an array of numbers"),
+    "no pattern": ({"conditions": {3: np.ones(3)}}, "conditions=3: expected globs"),
+    "start shape": ({"start": {"b": np.ones((2, 3))}}, "start gives b an array of shape"),
+    "start function": ({"start": {"b": lambda z: z[:2]}}, "the function that start gives b returns"),
+    "no start": ({"target": None}, "target=None gives the output no relevance"),
+    "values": ({"values": True}, "name them with capture"),
+    "ratio": ({"capture": "b", "ratio": 1}, "ratio=1: expected True or False"),
 }
 
 

@@ -97,14 +97,22 @@ WRONG = {
     "target": (lambda: contrast(N1, target="all"), jrlrp.TargetError, "target='all': expected one class"),
     "range": (lambda: contrast(N1, target=7)(X), jrlrp.TargetError, "target=7 is out of range"),
     "range of against": (lambda: contrast(N1, 7)(X), jrlrp.TargetError, "target=7 is out of range"),
-    "range of others": (lambda: jrlrp.relevance(N1, target=others(7))(X), jrlrp.TargetError, "target=7 is out of range"),
+    "range of others": (
+        lambda: jrlrp.relevance(N1, target=others(7))(X),
+        jrlrp.TargetError,
+        "target=7 is out of range",
+    ),
     "one score": (
         lambda: jrlrp.relevance(lambda x: N1(x)[:, 0], target=softmax_gradient())(np.stack([X, X])),
         jrlrp.TargetError,
         "one score for each example",
     ),
     "normalise": (lambda: contrast(N1, normalise=1), jrlrp.ArgumentError, "normalise=1: expected True or False"),
-    "no last layer": (lambda: contrast(lambda x: 2 * x, "negated")(X), jrlrp.ArgumentError, "needs a conv or dense layer"),
+    "no last layer": (
+        lambda: contrast(lambda x: 2 * x, "negated")(X),
+        jrlrp.ArgumentError,
+        "needs a conv or dense layer",
+    ),
     "bounds": (lambda: jrlrp.clrp(0.0), jrlrp.RuleError, "expected both bounds or none"),
 }
 

@@ -61,9 +61,7 @@ class Travel:
         return max(found, default=Form.NONE)
 
 
-def travel(
-    graph: Graph, rules: Mapping[Node, Rule], given: Sequence[Form], starts: Collection[Node] = ()
-) -> Travel:
+def travel(graph: Graph, rules: Mapping[Node, Rule], given: Sequence[Form], starts: Collection[Node] = ()) -> Travel:
     """Return how relevance travels through a graph.
 
     Args:
@@ -94,7 +92,9 @@ class _Travel(NodeWalk[Form]):
 
     def made(self, step: Node, values: Mapping[Var, Form]) -> Iterable[tuple[Var, Form]]:
         own = [(v, Form.RELEVANCE) for v in step.outputs] if step in self.starts else []
-        received = max((*(values.get(v, Form.NONE) for v in step.outputs), *(form for _, form in own)), default=Form.NONE)
+        received = max(
+            (*(values.get(v, Form.NONE) for v in step.outputs), *(form for _, form in own)), default=Form.NONE
+        )
         if received is Form.NONE or isinstance(step, Control):
             return ()
         rule = self.rules.get(step)

@@ -1,7 +1,7 @@
 """The rules of Relative Attributing Propagation (RAP): the order of importance is kept, whatever the signs are.
 
-Source: Nam et al. 2020, "Relative Attributing Propagation: Interpreting the Comparative Contributions of Individual Units
-in Deep Neural Networks", and the authors' code.
+Source: Nam et al. 2020, "Relative Attributing Propagation: Interpreting the Comparative Contributions of Individual
+Units in Deep Neural Networks", and the authors' code.
 """
 
 from collections.abc import Iterable, Sequence
@@ -22,9 +22,9 @@ _LAYERS = frozenset({"conv", "dense"})
 class MagnitudeShare(WeightRule):
     """The last layer's shares by size: R_i = Σ_t |m_it| / Σ_i |m_it| · R_t.
 
-    m_it = x_i w_it + b_t's share: of the part b·Pos / (Pos + Neg) in proportion to x⁺w⁺, of b·Neg / (Pos + Neg) to x⁺w⁻,
-    with Pos the sum of the positive contributions and Neg ≤ 0 that of the negative ones. Where Pos + Neg = 0, |b| is
-    spread evenly. What speaks against a class is as important as what speaks for it.
+    m_it = x_i w_it + b_t's share: of the part b·Pos / (Pos + Neg) in proportion to x⁺w⁺, of b·Neg / (Pos + Neg) to
+    x⁺w⁻, with Pos the sum of the positive contributions and Neg ≤ 0 that of the negative ones. Where Pos + Neg = 0,
+    |b| is spread evenly. What speaks against a class is as important as what speaks for it.
 
     Source: Nam et al. 2020 (RAP); there R_t is the score whatever is given, here it is what is given.
     """

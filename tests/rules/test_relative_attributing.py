@@ -47,7 +47,9 @@ def contributions(x, w, relevance, conv):
         for j, r in enumerate(relevance):
             plus, minus = np.maximum(weights[j], 0), np.maximum(-weights[j], 0)
             z1, z2 = (half * plus).sum(), (half * minus).sum()
-            first = half * minus / z2 if conv and r < 0 and z2 else half * plus / z1 if (not conv or r >= 0) and z1 else 0
+            first = (
+                half * minus / z2 if conv and r < 0 and z2 else half * plus / z1 if (not conv or r >= 0) and z1 else 0
+            )
             c += r * (first + (half * minus / (z1 + z2) if z1 + z2 else 0))
     return np.where(c != 0, c - (c.sum() - relevance.sum()) / max((c != 0).sum(), 1), 0)
 
