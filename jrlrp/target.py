@@ -12,7 +12,7 @@ from jrlrp.errors import TargetError
 from jrlrp.rules.base import brief, ratio
 from jrlrp.trace import compat
 
-_FORMS = 'expected "max", "all", a class index, an integer array of them, a callable out -> R_out, or None beside start'
+FORMS = 'expected "max", "all", a class index, an integer array of them, a callable out -> R_out, or None beside start'
 
 
 def check_outputs(outputs: Sequence[Any]) -> None:
@@ -133,7 +133,7 @@ def as_target(target: Any) -> Target:
         return Target(None)
     if isinstance(target, str):
         if target not in ("max", "all"):
-            raise TargetError(f"target={target!r}: {_FORMS}.")
+            raise TargetError(f"target={target!r}: {FORMS}.")
         return Target(target)
     if callable(target) and not isinstance(target, (jax.Array, np.ndarray)):
         return Target(target)
@@ -141,9 +141,9 @@ def as_target(target: Any) -> Target:
         try:
             target = np.asarray(target)
         except ValueError:
-            raise TargetError(f"target={target!r}: {_FORMS}.") from None
+            raise TargetError(f"target={target!r}: {FORMS}.") from None
     dtype = getattr(target, "dtype", None)
     integer = jnp.issubdtype(dtype, jnp.integer) if dtype is not None else type(target) is int
     if not integer:
-        raise TargetError(f"target={target!r}: {_FORMS}.")
+        raise TargetError(f"target={target!r}: {FORMS}.")
     return Target(target)

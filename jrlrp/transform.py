@@ -16,7 +16,7 @@ from jrlrp.analyses.travel import travel
 from jrlrp.composites.composite import Composite, as_composite, choose_rules
 from jrlrp.composites.presets import relative_plus
 from jrlrp.conditions import Steered, Steering, steered, steering
-from jrlrp.errors import ArgumentError, UnreachedError, UnsupportedError, describe, warn
+from jrlrp.errors import ArgumentError, TargetError, UnreachedError, UnsupportedError, describe, warn
 from jrlrp.graph.graph import Graph
 from jrlrp.graph.nodes import Node, Opaque
 from jrlrp.interpret import Course, evaluate_rest, interpret, made_before
@@ -28,7 +28,7 @@ from jrlrp.rewrites.carriers import add_carriers
 from jrlrp.rewrites.rewrites import PASSES
 from jrlrp.rewrites.score import explain_at_score
 from jrlrp.rules.base import Form, Rule, saturate
-from jrlrp.target import Target, check_outputs
+from jrlrp.target import FORMS, Target, check_outputs
 from jrlrp.trace import compat
 from jrlrp.trace.inline import trace
 from jrlrp.trace.program import Equation, Var
@@ -71,7 +71,7 @@ def options(
     if unknown not in _UNKNOWN:
         raise ArgumentError(f"unknown={unknown!r}: expected one of {', '.join(map(repr, _UNKNOWN))}.")
     if target is not None and target.form is None and not start:
-        raise ArgumentError("target=None gives the output no relevance; say where it begins: start={pattern: seed}.")
+        raise TargetError(f"target=None gives the output no relevance, and there is no start={{...}}: {FORMS}.")
     composite, declared = as_composite(rules, relative_plus), declarations(primitives)
     return Options(composite, argnums, target, has_aux, unknown, declared, steering(conditions, start))
 

@@ -13,7 +13,7 @@ from jrlrp.concepts import References, maps, receptive_field, scores
 ZERO = jrlrp.Zero()
 OF_A = np.array([[1, 1], [1.5, -6], [1.5, 6]])
 OF_B = np.array([[3.5, 0], [1, -2.5], [-0.5, 3.5]])
-IMAGES = jnp.asarray(np.random.default_rng(0).normal(size=(3, 5, 5, 2)))
+IMAGES = np.random.default_rng(0).normal(size=(3, 5, 5, 2))
 
 
 def test_maps_of_each_channel():
@@ -158,7 +158,7 @@ def test_scores_lead_to_receptive_fields_inside_a_scan():
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_narrow_numbers(dtype):
-    x = IMAGES.astype(dtype)
+    x = jnp.asarray(IMAGES, dtype)
     found = maps(N2_CONV, "b")(x)
     assert found.dtype == dtype and np.isfinite(np.asarray(found, np.float64)).all()
     assert np.isfinite(np.asarray(scores(N2_CONV, "b", normalise=True)(x).values, np.float64)).all()
