@@ -23,7 +23,7 @@ from jrlrp.errors import ArgumentError
 from jrlrp.graph.graph import Graph
 from jrlrp.graph.nodes import Node
 from jrlrp.patterns import check_pattern, one_each
-from jrlrp.probes import Capture, capturing
+from jrlrp.probes import relevance_at
 from jrlrp.rules.base import Array, Rule, ratio
 from jrlrp.target import as_target
 from jrlrp.trace.hoist import hoisted
@@ -144,7 +144,7 @@ def scores(
         if of == "activation":
             (found,) = traced.explain(wanted=[node]).shown[node]
         else:
-            passed = traced.explain(capturing(traced.graph, Capture((lambda other: other is node,))))
+            passed = traced.explain({node: relevance_at(traced.graph, node)})
             (found,) = passed.propagate(traced.initial(passed.out))[1][node]
         flat = layout.flat(found)
         values = jnp.sum(flat, axis=1) if reduce == "sum" else jnp.max(flat, axis=1)
@@ -193,10 +193,8 @@ def _value(z: Array) -> Array:
     return z
 
 
-def _steered(traced: Traced, **asked: Any) -> Traced:
-    return replace(
-        traced, options=replace(traced.options, steering=steering(asked.get("conditions"), asked.get("start")))
-    )
+def _steered(traced: Traced, conditions: Any, start: Any = None) -> Traced:
+    return replace(traced, options=replace(traced.options, steering=steering(conditions, start)))
 
 
 def _place(graph: Graph, at: Any, axis: int) -> tuple[Node, int]:
@@ -326,7 +324,7 @@ class References:
           positions: integers of shape (N, channels).
 
         Raises:
-          ArgumentError: for other shapes.
+          ArgumentError: for other shapes and dtypes.
         """
         values, channels = jnp.asarray(scores, self.values.dtype), self.values.shape[1]
         expected = (*values.shape[:1], channels)
@@ -337,6 +335,9 @@ class References:
                 raise ArgumentError(
                     f"update: {name} of shape {array.shape}; expected {shape}, for {channels} channels."
                 )
+        for name, array, _ in own[1:]:
+            if not jnp.issubdtype(array.dtype, jnp.integer):
+                raise ArgumentError(f"update: {name} of dtype {array.dtype}; expected integers.")
         numbers = jnp.broadcast_to(jnp.asarray(samples)[:, None], values.shape)
         return self._with(values, numbers, jnp.asarray(positions))
 

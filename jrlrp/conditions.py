@@ -51,7 +51,7 @@ def _array(keyword: str, pattern: Any, given: Any) -> Array:
         array = given if isinstance(given, jax.Array) else np.asarray(given)
     except (TypeError, ValueError):
         array = None
-    if array is None or not (is_number(array) or array.dtype == bool):
+    if array is None or not (is_number(array) or (keyword == "conditions" and array.dtype == bool)):
         raise ArgumentError(f"{keyword}={{{pattern!r}: {brief(given)}}}: expected an array of numbers.")
     return array
 

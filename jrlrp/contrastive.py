@@ -130,16 +130,18 @@ def contrast(
     if not isinstance(normalise, bool):
         raise ArgumentError(f"normalise={normalise!r}: expected True or False.")
     chosen, other = _class(target), _against(against)
-    composite = as_composite(rules, relative_plus)
+    composite, negated = as_composite(rules, relative_plus), isinstance(against, str) and against == "negated"
+    if negated and composite.gradient:
+        raise ArgumentError('against="negated" changes the rule of the last layers, and gradient × input has no rules.')
 
     @wraps(fun)
     def contrasted(*args: Any, **kwargs: Any) -> Any:
         def explained(part: Array) -> tuple[Any, ...]:
             """Return R for the part 0, R' for 1."""
-            own = _negated(composite, part) if against == "negated" else composite
+            own = _negated(composite, part) if negated else composite
             seeds = Target(_Either(chosen, other(chosen), part))
             traced = trace_function(fun, args, kwargs, options(fun, own, argnums=argnums, target=seeds))
-            if against == "negated" and not any(map(_LAST, traced.graph.nodes)):
+            if negated and not any(map(_LAST, traced.graph.nodes)):
                 raise ArgumentError('against="negated" needs a conv or dense layer that no other such layer follows.')
             passed = traced.explain()
             shares, _ = passed.propagate(traced.initial(passed.out))

@@ -87,10 +87,12 @@ def capturing(graph: Graph, chosen: Capture) -> dict[Node, Probe]:
       ArgumentError: where nothing matches.
     """
     found = (node for pattern in chosen.patterns for node in named(graph, "capture", pattern))
-    return {node: _capture(node, graph.turns[node], chosen.ratio) for node in found}
+    return {node: relevance_at(graph, node, chosen.ratio) for node in found}
 
 
-def _capture(node: Node, turns: tuple[int, ...], as_ratio: bool) -> Probe:
+def relevance_at(graph: Graph, node: Node, as_ratio: bool = False) -> Probe:
+    """Return the probe of the relevance at a node's outputs, or of its ratio to their values."""
+    turns = graph.turns[node]
     numbers = [k for k, v in enumerate(node.outputs) if jnp.issubdtype(v.dtype, jnp.inexact)]
 
     def measure(passage: Passage) -> tuple[Array, ...]:

@@ -196,6 +196,10 @@ WRONG = {
         "for 2 channels",
     ),
     "samples": (lambda: References.empty(2, 1).update(np.ones((3, 2)), [1], np.ones((3, 2), int)), "samples of shape"),
+    "fractions": (
+        lambda: References.empty(1, 1).update(np.ones((1, 1)), [0.5], np.ones((1, 1), int)),
+        "expected integers",
+    ),
     "merge": (lambda: References.empty(2, 1).merge(References.empty(3, 1)), "expected References of 2 channels"),
 }
 

@@ -231,6 +231,7 @@ WRONG = {
     "no mapping": ({"conditions": "b"}, "conditions='b': expected a dict from patterns of nodes to masks"),
     "no array": ({"conditions": {"b": "x"}}, "expected an array of numbers"),
     "no pattern": ({"conditions": {3: np.ones(3)}}, "conditions=3: expected globs"),
+    "start of truth values": ({"start": {"b": np.ones(3, bool)}}, "expected an array of numbers"),
     "start shape": ({"start": {"b": np.ones((2, 3))}}, "start gives b an array of shape"),
     "start function": ({"start": {"b": lambda z: z[:2]}}, "the function that start gives b returns"),
     "no start": ({"target": None}, "target=None gives the output no relevance"),

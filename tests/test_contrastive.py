@@ -54,6 +54,13 @@ def test_without_normalising_and_against_a_class_or_a_callable():
     np.testing.assert_allclose(plain(lambda z: 0 * z), R[0], atol=1e-6)
 
 
+def test_each_example_against_a_class_of_its_own():
+    x = jnp.stack([X, X])
+    found = contrast(N1, np.array([1, 2]), rules=PLUS, target=0)(x)
+    alone = [contrast(N1, k, rules=PLUS, target=0)(X) for k in (1, 2)]
+    np.testing.assert_allclose(found, alone, rtol=1e-9)
+
+
 def test_the_presets_of_the_papers():
     x = jnp.stack([X, 2 * X])
     expected = np.broadcast_to([0.259615, -0.259615], (2, 2))
@@ -106,6 +113,11 @@ WRONG = {
         lambda: jrlrp.relevance(lambda x: N1(x)[:, 0], target=softmax_gradient())(np.stack([X, X])),
         jrlrp.TargetError,
         "one score for each example",
+    ),
+    "gradient": (
+        lambda: contrast(N1, "negated", rules=jrlrp.gradient_times_input()),
+        jrlrp.ArgumentError,
+        "gradient × input has no rules",
     ),
     "normalise": (lambda: contrast(N1, normalise=1), jrlrp.ArgumentError, "normalise=1: expected True or False"),
     "no last layer": (

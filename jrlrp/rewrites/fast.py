@@ -33,7 +33,7 @@ def respelled(eqn: Equation) -> Equation:
         return DepthwiseConv(*own)
     if eqn.rule is None and eqn.op is Op.WINDOW_MAXIMUM and set(eqn.params["base_dilation"]) <= {1}:
         return MaxPool(*own)
-    if eqn.rule is None and eqn.op in (*REDUCTIONS, *OF_TWO):
+    if eqn.rule is None and eqn.op in (*REDUCTIONS, *OF_TWO) and eqn.inputs[0].size:  # nothing has no winner
         return Extreme(*own)
     return eqn
 

@@ -158,6 +158,18 @@ class Rule:
         return f"{type(self).__name__}({', '.join(shown)})"
 
 
+class RescalingRule(Rule):
+    """A rule that fits its shares to a sum over each example: it is not linear in relevance."""
+
+    @property
+    def needs_batch_axis(self) -> bool:
+        return True
+
+    @property
+    def is_linear(self) -> bool:
+        return False
+
+
 def derivative(function: Callable, inputs: Sequence[Array], tangents: Sequence[Array | None]) -> tuple[Array, ...]:
     """Return JAX's tangents of a function's outputs; a tangent that is None is 0."""
     own = [k for k, t in enumerate(tangents) if t is not None]

@@ -6,13 +6,13 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jrlrp.rules.base import Array, Rule, mean_size, saturate, spread
+from jrlrp.rules.base import Array, RescalingRule, mean_size, saturate, spread
 from jrlrp.rules.layer import LinearLayer
 from jrlrp.rules.linear import LINEAR_KINDS, without_weights
 
 
 @dataclass(frozen=True, repr=False)
-class Relative(Rule):
+class Relative(RescalingRule):
     """R-LRP: the classical message times |z_j|, then one factor wherever the layer is applied.
 
     R_{i←j} = sgn(z_j) z_ij R_j,   R_i = κ Σ_j R_{i←j},   κ = Σ_j |R_j| / Σ_i |Σ_j R_{i←j}| (0 where that is 0/0).
@@ -29,14 +29,6 @@ class Relative(Rule):
     """
 
     kinds = LINEAR_KINDS
-
-    @property
-    def needs_batch_axis(self) -> bool:
-        return True
-
-    @property
-    def is_linear(self) -> bool:
-        return False
 
     def __call__(self, layer: LinearLayer, inputs: Sequence[Array], output: Array, relevance: Array) -> tuple[Array]:
         (x,) = inputs

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jrlrp.rules.base import Array, Rule, example_mean, over_example, ratio, ratio_bound, spread
+from jrlrp.rules.base import Array, RescalingRule, example_mean, over_example, ratio, ratio_bound, spread
 from jrlrp.rules.input import ZBox
 from jrlrp.rules.layer import LinearLayer
 from jrlrp.rules.linear import Part, Portion, WeightRule
@@ -52,7 +52,7 @@ class MagnitudeShare(WeightRule):
 
 
 @dataclass(frozen=True, repr=False)
-class RelativeAttributing(Rule):
+class RelativeAttributing(RescalingRule):
     """Shares of both signs' contributions, shifted so that their sum is what came in.
 
     C_i = Σ_j R_j (x_i w_ij⁺ / Z1_j + x_i |w_ij⁻| / (Z1_j + Z2_j)) with Z1 = Σ x w⁺ and Z2 = Σ x |w⁻|, over x⁺, and over
@@ -68,14 +68,6 @@ class RelativeAttributing(Rule):
     kinds = _LAYERS
 
     by_sign: bool = False
-
-    @property
-    def needs_batch_axis(self) -> bool:
-        return True
-
-    @property
-    def is_linear(self) -> bool:
-        return False
 
     def __call__(self, layer: LinearLayer, inputs: Sequence[Array], output: Array, relevance: Array) -> tuple[Array]:
         (x,) = inputs

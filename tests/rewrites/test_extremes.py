@@ -66,3 +66,11 @@ def test_a_row_that_a_mask_blanks_out_gets_no_more_than_numbers():
     f = lambda x: jnp.exp(jnp.where(mask, x, -jnp.inf).max(1)) + x[:, 1]
     r = jax.jit(jrlrp.relevance(f, target="all"))(jnp.asarray([[3.0, 1.0, 2.0], [1.0, -2.0, 0.5]]))
     assert np.isfinite(np.asarray(r)).all()
+
+
+def test_a_maximum_of_nothing_is_its_initial_value():
+    f = lambda x: jnp.max(x[:, :0], axis=1, initial=2.0) + x.sum(1)
+    x = jnp.ones((2, 3))
+    value, r = jrlrp.value_and_relevance(f, target="all", rules=jrlrp.gradient_times_input())(x)
+    np.testing.assert_array_equal(value, [5, 5])
+    np.testing.assert_array_equal(r, x)
