@@ -23,10 +23,8 @@ import jax.numpy as jnp
 import masking_data
 import matplotlib
 import numpy as np
-import optax
 import squeezenet
-from masking_networks import NETWORKS
-from packaged import keep
+from masking_networks import NETWORKS, TRAINED_ON, trained
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -45,8 +43,6 @@ TESTS = {  # name → options of metrics.perturbation
 }
 SCORES = ("accuracy", "probability")
 DATA = ("fashion", "mnist", "imagenet")
-TRAIN, BATCH, RATE = 20_000, 128, 2e-3
-EPOCHS = {"fashion": 4, "mnist": 12}
 
 
 def by_rules(rules: jrlrp.Composite) -> Callable[[Callable], Callable]:
@@ -119,39 +115,9 @@ def arguments() -> argparse.Namespace:
     return parsed
 
 
-def train(name: str, images: masking_data.Images, seed: int, epochs: int) -> Any:
-    """Return a network's trained variables."""
-    network = NETWORKS[name]
-    variables = jax.jit(network.init)(jax.random.key(seed), images.train[:1])
-    count = len(images.train) // BATCH
-    optimiser = optax.adamw(optax.cosine_onecycle_schedule(epochs * count, RATE), weight_decay=1e-4)
-    state = optimiser.init(variables["params"])
-
-    @jax.jit
-    def step(variables, state, x, labels):
-        def loss(params):
-            logits, updated = network.apply({**variables, "params": params}, x, True, mutable=["batch_stats"])
-            return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), updated
-
-        (value, updated), gradient = jax.value_and_grad(loss, has_aux=True)(variables["params"])
-        updates, state = optimiser.update(gradient, state, variables["params"])
-        return {**updated, "params": optax.apply_updates(variables["params"], updates)}, state, value
-
-    random = np.random.default_rng(seed)
-    with tqdm(total=epochs * count, desc=f"{name}, seed {seed}", unit="step") as bar:
-        for _ in range(epochs):
-            order = random.permutation(len(images.train))
-            for k in range(count):
-                rows = order[k * BATCH : (k + 1) * BATCH]
-                variables, state, value = step(variables, state, images.train[rows], images.train_labels[rows])
-                bar.update()
-        bar.set_postfix(loss=f"{float(value):.3f}")
-    return jax.device_get(variables)
-
-
 def cases(options: argparse.Namespace) -> Iterator[Case]:
     """Yield the networks to test, training those that the cache lacks."""
-    load = {"fashion": functools.partial(masking_data.fashion_mnist, TRAIN), "mnist": masking_data.mnist}
+    load = {"fashion": functools.partial(masking_data.fashion_mnist, TRAINED_ON), "mnist": masking_data.mnist}
     for data in options.data:
         if data == "imagenet":
             yield from imagenet_cases()
@@ -159,8 +125,7 @@ def cases(options: argparse.Namespace) -> Iterator[Case]:
         images = load[data](options.images)
         for name in options.networks:
             for seed in range(options.seeds):
-                file = f"masking-{data}-{name}-{len(images.train)}-{EPOCHS[data]}-{seed}.msgpack"
-                variables = keep(file, functools.partial(train, name, images, seed, EPOCHS[data]))
+                variables = trained(name, data, images, seed)
                 yield Case(data, name, seed, images.test, images.test_labels, NETWORKS[name].apply, variables)
             jax.clear_caches()
 

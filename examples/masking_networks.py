@@ -1,11 +1,20 @@
 """The networks that the masking experiment trains: a CNN and likenesses of VGG16, VGG19 and ResNet-50, for 32 × 32."""
 
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
+import numpy as np
+import optax
+from masking_data import Images
+from packaged import keep
+from tqdm import tqdm
 
 CLASSES = 10
+TRAINED_ON, BATCH, RATE = 20_000, 128, 2e-3
+EPOCHS = {"fashion": 4, "mnist": 12}
 NORMAL = nn.initializers.he_normal()
 
 
@@ -78,3 +87,39 @@ NETWORKS = {
     "VGG19-like": VGG((2, 2, 4, 4, 4)),
     "ResNet50-like": ResNet50(),
 }
+
+
+def trained(name: str, data: str, images: Images, seed: int) -> Any:
+    """Return a network's variables out of the cache, trained now if it lacks them; `data` is a key of EPOCHS."""
+    file = f"masking-{data}-{name}-{len(images.train)}-{EPOCHS[data]}-{seed}.msgpack"
+    return keep(file, partial(train, name, images, seed, EPOCHS[data]))
+
+
+def train(name: str, images: Images, seed: int, epochs: int) -> Any:
+    """Return a network's trained variables."""
+    network = NETWORKS[name]
+    variables = jax.jit(network.init)(jax.random.key(seed), images.train[:1])
+    count = len(images.train) // BATCH
+    optimiser = optax.adamw(optax.cosine_onecycle_schedule(epochs * count, RATE), weight_decay=1e-4)
+    state = optimiser.init(variables["params"])
+
+    @jax.jit
+    def step(variables, state, x, labels):
+        def loss(params):
+            logits, updated = network.apply({**variables, "params": params}, x, True, mutable=["batch_stats"])
+            return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), updated
+
+        (value, updated), gradient = jax.value_and_grad(loss, has_aux=True)(variables["params"])
+        updates, state = optimiser.update(gradient, state, variables["params"])
+        return {**updated, "params": optax.apply_updates(variables["params"], updates)}, state, value
+
+    random = np.random.default_rng(seed)
+    with tqdm(total=epochs * count, desc=f"{name}, seed {seed}", unit="step") as bar:
+        for _ in range(epochs):
+            order = random.permutation(len(images.train))
+            for k in range(count):
+                rows = order[k * BATCH : (k + 1) * BATCH]
+                variables, state, value = step(variables, state, images.train[rows], images.train_labels[rows])
+                bar.update()
+        bar.set_postfix(loss=f"{float(value):.3f}")
+    return jax.device_get(variables)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import masking_data
 import masking_experiment
+import masking_networks
 import numpy as np
 import pytest
 import squeezenet
@@ -137,7 +138,7 @@ def test_training_learns():
     images = masking_data.Images(
         random.random((1024, 8, 8, 1), np.float32) * labels[:, None, None, None], labels, None, None
     )
-    variables = masking_experiment.train("CNN", images, seed=0, epochs=5)
+    variables = masking_networks.train("CNN", images, seed=0, epochs=5)
     logits = jax.jit(NETWORKS["CNN"].apply)(variables, images.train)
     assert (logits.argmax(-1) == labels).mean() > 0.95
 

@@ -6,7 +6,8 @@ except ImportError as error:
     raise ImportError("jrlrp.plot needs matplotlib: pip install 'jrlrp[plot]'.") from error
 
 from jrlrp.plot.charts import bars, curves, series, waterfall
+from jrlrp.plot.concepts import concepts
 from jrlrp.plot.maps import heatmaps
 from jrlrp.plot.tokens import tokens, tokens_html, tokens_terminal
 
-__all__ = ["bars", "curves", "heatmaps", "series", "tokens", "tokens_html", "tokens_terminal", "waterfall"]
+__all__ = ["bars", "concepts", "curves", "heatmaps", "series", "tokens", "tokens_html", "tokens_terminal", "waterfall"]

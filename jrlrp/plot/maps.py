@@ -9,10 +9,9 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from jrlrp.errors import ArgumentError
+from jrlrp.plot.images import OUTLINE, as_maps, as_pictures, draw_map
 from jrlrp.plot.picture import Picture, broken
-from jrlrp.plot.scaling import COLOURS, as_named, limit, scaled
-
-OUTLINE = "#1a9850"
+from jrlrp.plot.scaling import COLOURS, as_named, limit
 
 
 def heatmaps(
@@ -50,8 +49,8 @@ def heatmaps(
     Raises:
       ArgumentError: for arrays whose shapes do not go together.
     """
-    rows = {name: _maps(maps) for name, maps in as_named(relevance).items()}
-    pictures = None if images is None else _pictures(images)
+    rows = {name: as_maps(maps, "heatmaps") for name, maps in as_named(relevance).items()}
+    pictures = None if images is None else as_pictures(images, "heatmaps")
     outlines = None if masks is None else np.asarray(masks) != 0
     if outlines is not None and outlines.ndim == 2:
         outlines = outlines[None]
@@ -69,12 +68,8 @@ def heatmaps(
     bounds = _bounds(rows, shared, quantile)
     for line, (name, maps) in zip(grid[first:], rows.items(), strict=True):
         for k, (axis, one) in enumerate(zip(line, maps, strict=True)):
-            if overlay and pictures is not None:
-                axis.imshow(_grey(pictures[k]), cmap="gray", vmin=0, vmax=1, interpolation="bilinear")
-            values = scaled(one, bounds[name][k])
-            values = np.sign(values) * np.abs(values) ** power
-            seen = 1 - overlay if pictures is not None else 1
-            axis.imshow(values, cmap=COLOURS, vmin=-1, vmax=1, alpha=seen, interpolation="nearest")
+            picture = None if pictures is None else pictures[k]
+            draw_map(axis, one, bounds[name][k], power=power, picture=picture, overlay=overlay)
             if not shared:
                 axis.set_xlabel(f"± {bounds[name][k]:.2g}" if one.any() else "0", fontsize="small")
     if outlines is not None:
@@ -143,41 +138,3 @@ def _colour_bar(figure: Figure, grid: np.ndarray, rows: int, bound: float | None
         names = [f"{part * bound:.2g}" if part else "0" for part in (-1, -0.25, 0, 0.25, 1)]
     bar.ax.set_yticklabels(names)
     bar.set_label("relevance")
-
-
-def _maps(relevance: Any) -> np.ndarray:
-    maps = np.asarray(relevance, float)
-    if maps.ndim == 2:
-        maps = maps[None]
-    if maps.ndim == 4:
-        maps = maps.sum(-1)
-    if maps.ndim != 3 or not maps.size:
-        raise ArgumentError(
-            f"heatmaps: relevance of shape {np.shape(relevance)}; expected (N, height, width), with or without a last "
-            "axis of channels."
-        )
-    return maps
-
-
-def _pictures(images: Any) -> np.ndarray:
-    """Return images between 0 and 1, each stretched to its own range unless it lies there or counts to 255."""
-    images = np.asarray(images)
-    if images.ndim == 2:
-        images = images[None]
-    if images.ndim == 4 and images.shape[-1] == 1:
-        images = images[..., 0]
-    if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[-1] != 3):
-        raise ArgumentError(
-            f"heatmaps: images of shape {images.shape}; expected (N, height, width) or (N, height, width, 1 or 3)."
-        )
-    if images.dtype == np.uint8:
-        return images / 255
-    axes = tuple(range(1, images.ndim))
-    low = np.minimum(images.min(axes, keepdims=True), 0)
-    high = np.maximum(images.max(axes, keepdims=True), 1)
-    stretched = (images - images.min(axes, keepdims=True)) / np.maximum(np.ptp(images, axis=axes, keepdims=True), 1e-12)
-    return np.where((low < 0) | (high > 1), stretched, images)
-
-
-def _grey(picture: np.ndarray) -> np.ndarray:
-    return picture if picture.ndim == 2 else picture @ np.array([0.299, 0.587, 0.114])
