@@ -90,11 +90,16 @@ def _sum(node, inputs, values):
     )[0]
     if any(eqn.flat != (eqn,) for eqn in node.equations):  # evaluated by what it was read from
         total = sum(sign * x for sign, x in zip(node.signs, inputs, strict=True))
-        return _output(node, values), np.broadcast_to(total, node.shape)
+        made, total = np.asarray(_output(node, values), np.float64), np.broadcast_to(total, node.shape)
+        return np.where(_swallowed(made, total), total, made), total
     signed = np.broadcast_to(sum(sign * x for sign, x in zip(node.signs, inputs, strict=True)), node.shape)
     constant = np.asarray(run(0.0), np.float64)
-    swallowed = np.abs(constant) > 1e9 * np.max(np.abs(signed), initial=0)  # -1e30 of a mask leaves nothing of a sum
-    return np.where(swallowed, signed, np.asarray(run(1.0), np.float64) - constant), signed
+    return np.where(_swallowed(constant, signed), signed, np.asarray(run(1.0), np.float64) - constant), signed
+
+
+def _swallowed(constant, summands):
+    """Return where a constant, such as -1e30 of a mask, leaves nothing of a sum."""
+    return np.abs(constant) > 1e9 * np.max(np.abs(summands), initial=0)
 
 
 CHECKS = {

@@ -78,6 +78,10 @@ def _reshape(eqn: Any, operand: int, axis: Axis) -> Axis | None:
     stride = axis.inner * int(np.prod(shape[axis.dim + 1 :]))
     if not stride * axis.size or 0 in out:
         return None
+    if axis.size == 1 == axis.inner * axis.outer:  # runs of what comes after it: it may be any axis of size 1 there
+        alike = [dim for dim, size in enumerate(out) if size == 1 and np.prod(out[dim:]) == stride]
+        if alike:
+            return replace(axis, dim=axis.dim if axis.dim in alike else alike[0])
     below = 1
     for dim in reversed(range(len(out))):
         if stride % below == 0 and (below * out[dim]) % (stride * axis.size) == 0 and out[dim] > 1:

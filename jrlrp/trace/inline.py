@@ -6,6 +6,7 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from jrlrp.primitives.register import look_up
@@ -70,6 +71,7 @@ def _variable(v: Any) -> Var:
 
 
 _DEAR = (Op.DOT, Op.CONV)
+_COMBINE = {Op.SUM: jax.lax.add, Op.PRODUCT: jax.lax.mul}
 
 
 def _is_heavy(jaxpr: Any) -> bool:
@@ -87,6 +89,7 @@ class _Inliner:
         self.equations: list[Equation] = []
         self.constants: dict[Var, Any] = {}
         self._known: dict[int, Var] = {}
+        self._made: dict[Var, Equation] = {}
 
     def constant(self, value: Any, like: Any) -> Var:
         """Return one variable for each distinct array."""
@@ -112,6 +115,9 @@ class _Inliner:
             kept = declared or rule is not None or (self.keep_custom and eqn.primitive.name in compat.CUSTOM)
             inner, layouts = (None, None) if kept else (compat.called(eqn), compat.bodies(eqn))
             spelled = None if kept else self._spelled(eqn, row)
+            if not kept and (pieces := self._pieces(eqn, row, arguments)):
+                shapes = [jax.ShapeDtypeStruct(v.shape, v.dtype) for v in pieces]
+                spelled, arguments = compat.reduction_of_pieces(eqn, shapes, _COMBINE[row.op]), pieces
             if row.op is Op.SCATTER and spelled is None and compat.applies_function(eqn):
                 row = opaque(row)
             if layouts is not None and row.op is Op.REMAT and not _is_heavy(layouts[0][0]):
@@ -128,13 +134,17 @@ class _Inliner:
                 own = (row, tuple(arguments), tuple(outputs), params, here, line, eqn)
                 if layouts is None:
                     custom = rule is None and eqn.primitive.name in compat.CUSTOM
-                    self.equations.append(KeptCall(*own) if custom else Equation(*own, rule=rule))
+                    self._write(KeptCall(*own) if custom else Equation(*own, rule=rule))
                 else:
                     mesh = {**self.mesh, **compat.mesh_sizes(eqn)} if row.op is Op.SHARD_MAP else self.mesh
                     bodies = tuple(self._body(*inside, here, line, mesh) for inside in layouts)
-                    self.equations.append(ControlFlow(*own, bodies=bodies))
+                    self._write(ControlFlow(*own, bodies=bodies))
             scope.update(zip(eqn.outvars, outputs, strict=True))
         return [read(v) for v in jaxpr.outvars]
+
+    def _write(self, eqn: Equation) -> None:
+        self.equations.append(eqn)
+        self._made.update(dict.fromkeys(eqn.outputs, eqn))
 
     def _spelled(self, eqn: Any, row: Row) -> Any | None:
         """Return a jaxpr of simpler equations in the place of one, None for those that stay."""
@@ -143,6 +153,34 @@ class _Inliner:
         if row.op is Op.PRODUCT and jnp.issubdtype(eqn.outvars[0].aval.dtype, jnp.inexact):
             return compat.product_of_slices(eqn)
         return None
+
+    def _pieces(self, eqn: Any, row: Row, arguments: Sequence[Var]) -> list[Var]:
+        """Return what is stacked along the one axis over which an equation adds up or multiplies; empty if nothing is.
+
+        So `jnp.stack([f, g]).sum(0)` is f + g.
+        """
+        if row.op not in _COMBINE or len(eqn.params["axes"]) != 1:
+            return []
+        (axis,), made = eqn.params["axes"], self._made.get(arguments[0])
+        while made is not None and made.op is Op.CAST and jnp.issubdtype(made.inputs[0].dtype, jnp.inexact):
+            made = self._made.get(made.inputs[0])
+        if made is None or not all(jnp.issubdtype(v.dtype, jnp.inexact) for v in made.inputs):
+            return []
+        if made.op is Op.STACK and made.params["axis"] == axis:
+            return list(made.inputs)
+        joined = made.op is Op.CONCATENATE and made.params["dimension"] == axis
+        if joined and all(v.shape[axis] == 1 for v in made.inputs):
+            return [self._without_axis(v, axis) for v in made.inputs]
+        return []
+
+    def _without_axis(self, v: Var, axis: int) -> Var:
+        """Return a value before it was given an axis of size 1, or itself if it was not."""
+        made = self._made.get(v)
+        if made is None or made.op not in (Op.BROADCAST, Op.RESHAPE):
+            return v
+        x, dims = made.inputs[0], tuple(d for d in range(v.ndim) if d != axis)
+        laid = made.op is Op.RESHAPE or tuple(made.params["broadcast_dimensions"]) == dims
+        return x if laid and x.shape == tuple(v.shape[d] for d in dims) else v
 
     def _body(self, jaxpr: Any, layout: compat.Layout, path: str, source: str, mesh: Mapping[str, int]) -> Body:
         jaxpr, consts = compat.parts(jaxpr)
