@@ -23,7 +23,7 @@ os.environ["XLA_FLAGS"] = xla_flags()
 
 import jax
 from fuzz.programs import Program
-from fuzz.properties import PROPERTIES, RULES
+from fuzz.properties import PROPERTIES, RULES, forget
 from fuzz.search import each, failure, reduced
 
 # Of how many programs one is tried with the properties that take most time.
@@ -73,6 +73,9 @@ def _work(properties: list[str], rules: list[str], count: int, seconds: float, s
                         known.add((name, smallest))
                         failures.append((name, chosen, smallest, message))
                         print(f"{name}, {chosen}: {smallest!r}", file=sys.stderr, flush=True)
+        if counts["programs"] % 40 == 0:
+            forget()
+            jax.clear_caches()  # they hold gigabytes by and by
 
     each(count, seed, rules, use)
     return counts, failures
