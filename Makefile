@@ -49,14 +49,19 @@ bench: $(VENV)/.bench $(PEERS)/.peers
 	$(RUN) tests/benchmarks/bench_sequences.py $(ARGS)
 	$(RUN) tests/benchmarks/bench_speed.py --peers $(PEERS)/bin/python $(ARGS)
 	$(RUN) tests/benchmarks/bench_metrics.py --peers $(PEERS)/bin/python
+	$(RUN) tests/benchmarks/bench_concepts.py --peers $(PEERS)/bin/python
 
-# Makes the goldens again with zennit, captum, LXT and quantus, and prints how far from them jrlrp is.
+# Makes the goldens again with zennit, captum, LXT, quantus and zennit-crp, and prints how far from them jrlrp is; those
+# of RAP's authors, whose code is no package, with RAP_CODE=FOLDER (see tests/parity/make_rap.py).
 parity: $(VENV)/.bench $(PEERS)/.peers
 	$(PEERS)/bin/python tests/parity/make_zennit.py
 	$(PEERS)/bin/python tests/parity/make_captum.py
 	$(PEERS)/bin/python tests/parity/make_lxt.py
 	$(PEERS)/bin/python tests/parity/make_quantus.py
+	$(PEERS)/bin/python tests/parity/make_zennit_crp.py
+	$(if $(RAP_CODE),$(PEERS)/bin/python tests/parity/make_rap.py $(RAP_CODE))
 	$(RUN) tests/parity/test_parity.py
+	$(RUN) tests/parity/test_concepts.py
 	$(RUN) tests/metrics/test_quantus.py
 
 $(VENV)/.%: pyproject.toml | $(VENV)
@@ -76,7 +81,8 @@ $(PEERS)/.peers:
 	$(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/python -m pip install --quiet torch==2.13.0 transformers==4.52.4 accelerate numpy pillow matplotlib \
 	    packaging tabulate tqdm scipy scikit-image scikit-learn pandas opencv-python-headless
-	$(PEERS)/bin/python -m pip install --quiet --no-deps zennit==0.5.1 captum==0.9.0 lxt==2.1 quantus==0.6.0
+	$(PEERS)/bin/python -m pip install --quiet --no-deps zennit==0.5.1 captum==0.9.0 lxt==2.1 quantus==0.6.0 \
+	    zennit-crp==0.6.0
 	touch $@
 
 clean:

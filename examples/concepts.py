@@ -76,6 +76,16 @@ class Subject:
     drawing: dict[str, float]
 
 
+@dataclass(frozen=True, eq=False)
+class Channels:
+    """The channels that are shown: their numbers, their relevance, which part that is of all channels', their maps."""
+
+    numbers: np.ndarray
+    relevance: np.ndarray
+    shares: np.ndarray
+    maps: np.ndarray
+
+
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--network", default="EfficientNet", choices=DEFAULTS)
@@ -153,17 +163,24 @@ def references(subject: Subject, count: int) -> References:
     return table
 
 
-def draw(subject: Subject, found: References, channels: np.ndarray, shares: np.ndarray, title: str) -> Figure:
+def choose(subject: Subject, count: int) -> Channels:
+    """Return the channels of most relevance for what the network sees in the example."""
+    values = np.asarray(jax.jit(scores(subject.model, subject.layer, rules=subject.rules))(subject.x).values[0])
+    numbers = np.argsort(-values)[:count]
+    own = jax.jit(maps(subject.model, subject.layer, channels=numbers, rules=subject.rules))(subject.x)
+    return Channels(numbers, values[numbers], values[numbers] / np.abs(values).sum(), np.asarray(own[:, 0].sum(-1)))
+
+
+def draw(subject: Subject, channels: Channels, found: References, title: str) -> Figure:
     """Return the picture: a row for each channel, with its map and the references that have relevance for it."""
 
     @jax.jit
     def field(x: jax.Array, channel: jax.Array, position: jax.Array) -> jax.Array:
         return receptive_field(subject.model, subject.layer, channel, position, rules=subject.rules)(x).sum(-1)
 
-    own = jax.jit(maps(subject.model, subject.layer, channels=channels, rules=subject.rules))(subject.x)
     rows, samples, fields = {}, [], []
-    for c, share, relevance in zip(channels, shares, np.asarray(own), strict=True):
-        rows[f"channel {c}\n{share:.0%}"] = relevance[0]
+    for c, share, own in zip(channels.numbers, channels.shares, channels.maps, strict=True):
+        rows[f"channel {c}\n{share:.0%}"] = own
         numbers = np.asarray(found.samples[:, c])
         seen = np.asarray(field(subject.images[numbers], c, found.positions[:, c]))
         useful = np.asarray(found.values[:, c]) > 0
@@ -173,16 +190,20 @@ def draw(subject: Subject, found: References, channels: np.ndarray, shares: np.n
     return plot.concepts(rows, samples, fields, **options)
 
 
-def show(console: Console, subject: Subject, found: References, channels: np.ndarray, values: np.ndarray) -> None:
-    """Print the channels, and what the network sees in their references."""
-    table = Table("channel", "relevance", "of all", "its references", title=f"{subject.layer}: {len(values)} channels")
-    for c in channels:
+def show(console: Console, subject: Subject, channels: Channels, found: References) -> None:
+    """Print the channels, what the network sees in their references, and how much their maps are alike."""
+    table = Table("channel", "relevance", "of all", "its references", title=subject.layer)
+    for c, relevance, share in zip(channels.numbers, channels.relevance, channels.shares, strict=True):
         logits = jax.jit(subject.model)(subject.images[np.asarray(found.samples[:, c])])
         names = [subject.classes[k].split(",")[0] for k in np.asarray(logits).argmax(-1)]
         counts = [f"{count} × {name}" if count > 1 else name for name, count in Counter(names).most_common()]
-        part = f"{values[c] / np.abs(values).sum():.1%}"
-        table.add_row(str(c), f"{values[c]:.3g}", part, ", ".join(counts[:4]) + ", …" * (len(counts) > 4))
+        seen = ", ".join(counts[:4]) + ", …" * (len(counts) > 4)
+        table.add_row(str(c), f"{relevance:.3g}", f"{share:.1%}", seen)
     console.print(table)
+    if len(channels.maps) > 1:
+        flat = channels.maps.reshape(len(channels.maps), -1)
+        alike = np.corrcoef(flat)[np.triu_indices(len(flat), 1)].mean()
+        console.print(f"The mean correlation of their maps is {alike:.2f}")
 
 
 def main() -> None:
@@ -191,12 +212,10 @@ def main() -> None:
     logits = jax.jit(subject.model)(subject.x)[0]
     name = subject.classes[int(logits.argmax())].split(",")[0]
     console.print(f"{options.network} sees: {name} ({float(jax.nn.softmax(logits).max()):.0%})")
-
-    values = np.asarray(jax.jit(scores(subject.model, subject.layer, rules=subject.rules))(subject.x).values[0])
-    channels = np.argsort(-values)[: options.channels]
+    channels = choose(subject, options.channels)
     found = references(subject, min(options.references, len(subject.images)))
-    show(console, subject, found, channels, values)
-    save(draw(subject, found, channels, values[channels] / np.abs(values).sum(), f"“{name}”"), options.output, console)
+    show(console, subject, channels, found)
+    save(draw(subject, channels, found, f"“{name}”"), options.output, console)
 
 
 if __name__ == "__main__":

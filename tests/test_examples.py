@@ -5,6 +5,7 @@ import pickle
 import sys
 from collections import OrderedDict
 
+import concepts
 import credit_scoring
 import defect_inspection
 import jax
@@ -16,6 +17,7 @@ import PIL.Image
 import pytest
 import surfaces
 import training
+from rich.console import Console
 
 torch_weights = pytest.importorskip("torch_weights")
 
@@ -263,3 +265,28 @@ def test_defects_are_learnt(monkeypatch):
 def test_a_loss_is_brought_down():
     found = training.fit(lambda w, key: ((w - 3.0) ** 2).sum(), jnp.zeros(2), optax.sgd(0.2), 30)
     np.testing.assert_allclose(found, 3, rtol=1e-4)
+
+
+def test_the_channels_that_matter_and_their_references(single_precision):
+    random = np.random.default_rng(0)
+    kernels, w = (jnp.asarray(random.normal(size=size), jnp.float32) for size in ((3, 3, 1, 4), (4, 2)))
+
+    def hidden(x):
+        h = jax.lax.conv_general_dilated(x, kernels, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        return jax.nn.relu(h).sum((1, 2))
+
+    images, model = random.random((7, 8, 8, 1), np.float32), lambda x: hidden(x) @ w
+    rules, x = jrlrp.epsilon(), images[:1]
+    subject = concepts.Subject(model, "conv", ["a, one", "b"], x, images, images, x[0], rules, 3, {"around": 2.0})
+    channels, found = concepts.choose(subject, 2), concepts.references(subject, 3)
+    values = np.asarray(hidden(images)) * np.asarray(w)[:, np.asarray(model(images)).argmax(1)].T
+    np.testing.assert_array_equal(channels.numbers, np.argsort(-values[0])[:2])
+    np.testing.assert_allclose(channels.relevance, np.sort(values[0])[::-1][:2], rtol=1e-4)
+    np.testing.assert_allclose(channels.shares, channels.relevance / np.abs(values[0]).sum(), rtol=1e-4)
+    np.testing.assert_allclose(channels.maps.sum((1, 2)), channels.relevance, rtol=1e-3)
+    np.testing.assert_allclose(found.values, -np.sort(-values, axis=0)[:3], rtol=1e-4)
+    figure = concepts.draw(subject, channels, found, "an image")
+    assert len(figure.axes) == 1 + 2 + (found.values[:, channels.numbers] > 0).sum()
+    out = io.StringIO()
+    concepts.show(Console(file=out, width=120), subject, channels, found)
+    assert f"{channels.shares[0]:.1%}" in out.getvalue() and "mean correlation" in out.getvalue()

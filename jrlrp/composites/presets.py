@@ -262,9 +262,9 @@ def rap() -> Composite:
     Relevance is positive for what matters, and below zero for what matters less than the rest.
 
     Source: Nam et al. 2020, "Relative Attributing Propagation: Interpreting the Comparative Contributions of Individual
-    Units in Deep Neural Networks". The authors' code shares ΣR twice where inputs have both signs, takes a layer whose
-    largest relevance is exactly 1 for the last one, and has sums and bounds of the whole batch; here one shift serves
-    both halves, the graph says which layer is the last, and examples stay apart.
+    Units in Deep Neural Networks". The authors' code shares ΣR twice where inputs have both signs, and takes a layer
+    whose largest relevance is exactly 1 for the last one; here one shift serves both halves, and the graph says which
+    layer is the last.
     """
     return _preset(
         [

@@ -112,7 +112,7 @@ class InputBox(WeightRule):
     Raises:
       RuleError: for a negative epsilon.
 
-    Source: Nam et al. 2020 (RAP), for the first convolution; their bounds are those of the whole batch.
+    Source: Nam et al. 2020 (RAP), for the first convolution.
     """
 
     kinds = _LAYERS
