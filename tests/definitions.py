@@ -1,5 +1,7 @@
 """Whether each node that the library recognised is what its definition says, by numbers: a false match is found so."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -91,6 +93,10 @@ def _sum(node, inputs, values):
     if any(eqn.flat != (eqn,) for eqn in node.equations):  # evaluated by what it was read from
         total = sum(sign * x for sign, x in zip(node.signs, inputs, strict=True))
         made, total = np.asarray(_output(node, values), np.float64), np.broadcast_to(total, node.shape)
+        constants = [np.asarray(values[v], np.float64) for v in node.constants]
+        signs = itertools.product((1, -1), repeat=len(constants))
+        totals = [total + sum(s * c for s, c in zip(own, constants, strict=True)) for own in signs]
+        total = min(totals, key=lambda total: np.abs(made - total).max(initial=0))
         return np.where(_swallowed(made, total), total, made), total
     signed = np.broadcast_to(sum(sign * x for sign, x in zip(node.signs, inputs, strict=True)), node.shape)
     constant = np.asarray(run(0.0), np.float64)

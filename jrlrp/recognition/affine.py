@@ -121,6 +121,8 @@ def _step(
     step = linear_step(flow, eqn, v)
     if step.role in ("cast", "move"):
         return step
+    if step.constant in flow.dependent:
+        return None  # a statistic is each example's own, and no weight, also where there is one example
     if layer.kind == "average_pool":
         # Weights of a pool are not negative; a shift after it is a layer of its own.
         known = step.constant is not None and not step.negate and flow.interval(step.constant)[0] >= 0

@@ -134,6 +134,7 @@ class Program:
 TO_COME = {
     ("instance norm", "std"),  # a root by hypot
     ("gate", "softmax of two"),  # which is a sigmoid
+    ("scale and shift", "einsum"),  # the bias after what moves is a summand of what comes next
     ("group norm", "parts"),  # the gain after what moves is a layer of its own
     ("group norm", "flat"),
 }

@@ -235,3 +235,19 @@ def test_rules_that_look_at_weights_are_refused():
     rules = jrlrp.Composite([(jrlrp.match("normalisation"), jrlrp.AlphaBeta())], base=jrlrp.epsilon())
     with pytest.raises(jrlrp.RuleError, match=r"normalisation .*has none"):
         jrlrp.relevance(ALL["by var"], rules=rules)(X)
+
+
+@pytest.mark.parametrize("divide", [lambda y, d: y / d, lambda y, d: y * jax.lax.reciprocal(d)])
+def test_a_statistic_that_divides_last_is_no_weight_where_there_is_one_example(divide):
+    w = RNG.normal(size=(8, 8))
+
+    def f(x):
+        h = jnp.broadcast_to(x.mean(1, keepdims=True), x.shape)  # one number for all positions of an example
+        return divide(h @ w, jnp.sqrt(mean(h * h) + EPS))[:, 0] @ w
+
+    one = lambda x: f(x[None])[0]
+    explain = lambda f: jrlrp.relevance(f, rules=jrlrp.Epsilon(0.1))
+    assert "factor" in [node.kind for node in jrlrp.plan(one, X[0]).nodes]
+    loop = np.stack([explain(one)(x) for x in X])
+    for found in (explain(f)(jnp.asarray(X)), explain(jax.vmap(one))(X), jax.vmap(explain(one))(X)):
+        np.testing.assert_allclose(found, loop, rtol=1e-9, atol=1e-12)
