@@ -192,13 +192,13 @@ def product_of_slices(eqn: Any) -> Any | None:
     return jax.make_jaxpr(spelled)(x)
 
 
-def reduction_of_pieces(eqn: Any, pieces: Sequence[Any], combine: Callable) -> Any:
-    """Return the sum or product of a stack, of whose pieces there are shapes, as a jaxpr of the pieces."""
+def product_of_pieces(eqn: Any, pieces: Sequence[Any]) -> Any:
+    """Return the product of a stack, of whose pieces there are shapes, as a jaxpr of the pieces."""
     (axis,), (x,) = eqn.params["axes"], (v.aval for v in eqn.invars)
 
     def spelled(*pieces: Any) -> Any:
         own = [jax.lax.squeeze(piece, [axis]) if piece.ndim == x.ndim else piece for piece in pieces]
-        return functools.reduce(combine, [jax.lax.convert_element_type(piece, x.dtype) for piece in own])
+        return functools.reduce(jax.lax.mul, [jax.lax.convert_element_type(piece, x.dtype) for piece in own])
 
     return jax.make_jaxpr(spelled)(*pieces)
 

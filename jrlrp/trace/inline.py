@@ -71,7 +71,6 @@ def _variable(v: Any) -> Var:
 
 
 _DEAR = (Op.DOT, Op.CONV)
-_COMBINE = {Op.SUM: jax.lax.add, Op.PRODUCT: jax.lax.mul}
 
 
 def _is_heavy(jaxpr: Any) -> bool:
@@ -117,7 +116,7 @@ class _Inliner:
             spelled = None if kept else self._spelled(eqn, row)
             if not kept and (pieces := self._pieces(eqn, row, arguments)):
                 shapes = [jax.ShapeDtypeStruct(v.shape, v.dtype) for v in pieces]
-                spelled, arguments = compat.reduction_of_pieces(eqn, shapes, _COMBINE[row.op]), pieces
+                spelled, arguments = compat.product_of_pieces(eqn, shapes), pieces
             if row.op is Op.SCATTER and spelled is None and compat.applies_function(eqn):
                 row = opaque(row)
             if layouts is not None and row.op is Op.REMAT and not _is_heavy(layouts[0][0]):
@@ -155,11 +154,11 @@ class _Inliner:
         return None
 
     def _pieces(self, eqn: Any, row: Row, arguments: Sequence[Var]) -> list[Var]:
-        """Return what is stacked along the one axis over which an equation adds up or multiplies; empty if nothing is.
+        """Return what is stacked along the one axis over which an equation multiplies; empty if nothing is.
 
-        So `jnp.stack([f, g]).sum(0)` is f + g.
+        So `jnp.stack([f, g]).prod(0)` is f · g. A sum over a stack stays a pool: states of a loop have one, too.
         """
-        if row.op not in _COMBINE or len(eqn.params["axes"]) != 1:
+        if row.op is not Op.PRODUCT or len(eqn.params["axes"]) != 1:
             return []
         (axis,), made = eqn.params["axes"], self._made.get(arguments[0])
         while made is not None and made.op is Op.CAST and jnp.issubdtype(made.inputs[0].dtype, jnp.inexact):

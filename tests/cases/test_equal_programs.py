@@ -148,22 +148,13 @@ SIGNS = {
     "product": (lambda x: (x @ W) * (x @ V), lambda x: (x @ W) / (1 / (x @ V))),
 }
 
-stacked = lambda x, axis=0: jnp.stack([x, x @ W, x @ V], axis)
-as_arrays = lambda x: jnp.concatenate([x[None], (x @ W)[None], (x @ V)[None]])
-STACKS = {  # what is joined to be added up, or multiplied
-    "sum": (
-        lambda x: x + x @ W + x @ V,
-        lambda x: stacked(x).sum(0),
-        lambda x: stacked(x, -1).sum(-1),
-        lambda x: as_arrays(x).sum(0),
-        lambda x: 3 * stacked(x, 1).mean(1),
-        lambda x: jnp.einsum("knpf->npf", stacked(x)),
-    ),
+STACKS = {  # what is joined to be multiplied
     "product": (
         lambda x: (x @ W) * (x @ V) * (x @ C),
         lambda x: jnp.prod(jnp.stack([x @ W, x @ V, x @ C]), 0),
         lambda x: jnp.prod(jnp.stack([(x @ W) * (x @ V), x @ C], 2), 2),
         lambda x: (x @ W) * jnp.prod(jnp.stack([x @ V, x @ C], -1), -1),
+        lambda x: jnp.prod(jnp.concatenate([(x @ W)[None], (x @ V)[None], (x @ C)[None]]), 0),
     ),
 }
 

@@ -134,6 +134,8 @@ class Program:
 TO_COME = {
     ("instance norm", "std"),  # a root by hypot
     ("gate", "softmax of two"),  # which is a sigmoid
+    ("residual", "sum of a stack"),  # a sum over an axis, as the states of a loop have
+    ("residual", "twice the mean"),
     ("scale and shift", "einsum"),  # the bias after what moves is a summand of what comes next
     ("group norm", "parts"),  # the gain after what moves is a layer of its own
     ("group norm", "flat"),
