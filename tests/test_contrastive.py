@@ -77,7 +77,7 @@ def test_the_presets_of_the_papers():
 @pytest.mark.parametrize("rules", [None, jrlrp.epsilon_plus(), jrlrp.clrp(), jrlrp.rap(), jrlrp.relative()])
 @pytest.mark.parametrize("against", ["others", "negated", 1])
 def test_images_sum_to_nothing_in_every_type(rules, against):
-    for dtype in ("float64", "float32", "bfloat16"):
+    for dtype in ("float64", "bfloat16"):
         x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 5, 5, 2)), dtype)
         found = jax.jit(contrast(N2_CONV, against, rules=rules))(x)
         assert found.shape == x.shape and found.dtype == dtype
