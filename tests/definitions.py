@@ -94,7 +94,7 @@ def _sum(node, inputs, values):
         total = sum(sign * x for sign, x in zip(node.signs, inputs, strict=True))
         made, total = np.asarray(_output(node, values), np.float64), np.broadcast_to(total, node.shape)
         constants = [np.asarray(values[v], np.float64) for v in node.constants]
-        signs = itertools.product((1, -1), repeat=len(constants))
+        signs = itertools.product((0, 1, -1), repeat=len(constants))  # some are held, and no summands
         totals = [total + sum(s * c for s, c in zip(own, constants, strict=True)) for own in signs]
         total = min(totals, key=lambda total: np.abs(made - total).max(initial=0))
         return np.where(_swallowed(made, total), total, made), total
