@@ -17,8 +17,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jrlrp.api import check_argnums
 from jrlrp.composites.composite import Composite
-from jrlrp.conditions import steering
+from jrlrp.conditions import Steering
 from jrlrp.errors import ArgumentError
 from jrlrp.graph.graph import Graph
 from jrlrp.graph.nodes import Node
@@ -27,11 +28,12 @@ from jrlrp.probes import relevance_at
 from jrlrp.rules.base import Array, Rule, ratio
 from jrlrp.target import as_target
 from jrlrp.trace.hoist import hoisted
-from jrlrp.transform import Traced, options, trace_function
+from jrlrp.transform import Traced, options, own_arithmetic, trace_function
 
 __all__ = ["References", "Scores", "maps", "receptive_field", "scores"]
 
 _CHUNK = 16
+_LARGEST = np.iinfo(np.int32).max  # number of a sample
 
 
 def maps(
@@ -48,13 +50,15 @@ def maps(
     """Return a function of `fun`'s arguments that returns a map for each channel of a node, by conditional relevance.
 
     Map c is `relevance(fun, conditions={at: one-hot mask of c})`. The forward pass, and all of the relevance above the
-    node, is computed once. Under rules that are linear in relevance, where nothing goes around the node, the maps of
-    all channels add up to the whole; R-LRP's are not, as each layer has its κ.
+    node, is computed once. The maps of all channels add up to the whole under rules that are linear in relevance, where
+    nothing goes around the node and relevance passes it once: not those of R-LRP, as each layer has its κ, and not at
+    a node that hands on from turn to turn of a scan, where a mask acts at each turn.
 
     Args:
       fun, argnums, rules, target: as for `relevance`.
       at: a glob of the module path or the name of one node, or a matcher of one.
-      channels: which ones, an array of integers of shape (C,), traced or not; None for all.
+      channels: which ones, an array of integers of shape (C,), traced or not; None for all. A traced one out
+        of range has a map of 0.
       axis: of the node's output, along which the channels lie.
       batch_size: how many maps are computed at a time, for memory; None for 16.
 
@@ -65,6 +69,7 @@ def maps(
       As `relevance`; ArgumentError for another `at`, axis, channel or batch size.
     """
     check_pattern("at", at)
+    check_argnums("maps", argnums)
     chosen = options(fun, rules, argnums=argnums, target=as_target(target))
     size = _CHUNK if batch_size is None else batch_size
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
@@ -79,7 +84,7 @@ def maps(
         ones = [1] * (len(node.shape) - 1 - dim)
 
         def one(channel: Array) -> Any:
-            mask = jnp.reshape(jnp.arange(count) == channel, (count, *ones))
+            mask = jnp.reshape(_one_hot(channel, count), (count, *ones))
             own = _steered(traced, conditions={at: mask})
             passed = own.explain()
             return passed.propagate(own.initial(passed.out))[0]
@@ -123,7 +128,8 @@ def scores(
 
     Returns:
       A function that returns `Scores`: values, and the flat positions, row by row over the other axes, at which
-      relevance (activation) is highest. One example has N = 1.
+      relevance (activation) is highest. One example has N = 1; so has a batch whose examples mix, or cannot be told
+      apart, of which a JrlrpWarning tells.
 
     Raises:
       As `relevance`; ArgumentError for other options.
@@ -142,15 +148,19 @@ def scores(
         node, dim = _place(traced.graph, at, axis)
         layout = _Layout.of(traced.graph, node, dim)
         if of == "activation":
-            (found,) = traced.explain(wanted=[node]).shown[node]
+            (found,) = traced.explain(wanted=[node], by_example=True).shown[node]
         else:
-            passed = traced.explain({node: relevance_at(traced.graph, node)})
-            (found,) = passed.propagate(traced.initial(passed.out))[1][node]
+            passed = traced.explain({node: relevance_at(traced.graph, node)}, by_example=True)
+            shares, measured = passed.propagate(traced.initial(passed.out))
+            (found,) = measured[node]
+            found = found + layout.unknown(jax.tree.leaves(shares), found)
         flat = layout.flat(found)
-        values = jnp.sum(flat, axis=1) if reduce == "sum" else jnp.max(flat, axis=1)
+        values = jnp.sum(flat, axis=1) if reduce == "sum" else jnp.max(flat, axis=1, initial=-jnp.inf)
         if normalise:
-            values = ratio(values, jnp.sum(jnp.abs(values), axis=1, keepdims=True))
-        return Scores(values, jnp.argmax(flat, axis=1).astype(jnp.int32))
+            total = jnp.sum(jnp.abs(values), axis=1, keepdims=True)
+            values = jnp.where(jnp.isnan(total), jnp.nan, ratio(values, total))
+        highest = jnp.argmax(flat, axis=1) if flat.shape[1] else jnp.full(values.shape, -1)
+        return Scores(values, highest.astype(jnp.int32))
 
     return scored
 
@@ -160,10 +170,12 @@ def receptive_field(
 ) -> Callable:
     """Return a function of `fun`'s arguments: the map of one entry of a node, the first argument's part in its value.
 
+    Relevance begins at the entry, with the entry's own value.
+
     Args:
       fun, rules: as for `relevance`.
       at, axis: as for `maps`.
-      channel: an integer, or one for each example, shape (N,).
+      channel: an integer, or one for each example, shape (N,). A traced one out of range has a map of 0.
       position: the flat position over all axes but those of examples and channels, as `scores` returns it: an integer,
         or one for each example.
 
@@ -182,7 +194,8 @@ def receptive_field(
         node, dim = _place(traced.graph, at, axis)
         layout = _Layout.of(traced.graph, node, dim)
         mask = layout.one_hot(_indices("channel", channel), _indices("position", position))
-        own = _steered(traced, conditions={at: mask}, start={at: _value})
+        (values,) = traced.explain(wanted=[node], by_example=True).shown[node]
+        own = _steered(traced, start={at: jnp.where(mask, values, 0)})
         passed = own.explain()
         return passed.propagate(own.initial(passed.out))[0][0]
 
@@ -193,8 +206,9 @@ def _value(z: Array) -> Array:
     return z
 
 
-def _steered(traced: Traced, conditions: Any, start: Any = None) -> Traced:
-    return replace(traced, options=replace(traced.options, steering=steering(conditions, start)))
+def _steered(traced: Traced, conditions: Any = None, start: Any = None) -> Traced:
+    asked = Steering(conditions or {}, start or {}, names=("at", "at"))
+    return replace(traced, options=replace(traced.options, steering=asked))
 
 
 def _place(graph: Graph, at: Any, axis: int) -> tuple[Node, int]:
@@ -220,10 +234,19 @@ def _channels(given: Any, count: int) -> Array:
     array = np.asarray(given) if not isinstance(given, jax.Array) else given
     if array.size == 0:
         array = array.astype(int)
-    _check_range("channels", _indices("channels", array), count)
-    if array.ndim != 1:
-        raise ArgumentError(f"channels={given!r}: expected several, an array of integers; [{given!r}] for one.")
-    return jnp.asarray(array) % count
+    if array.ndim != 1 or not jnp.issubdtype(array.dtype, jnp.integer):
+        raise ArgumentError(
+            f"channels={given!r}: expected an array of integers of one axis: [{given!r}] for one, np.flatnonzero(mask) "
+            "for a mask."
+        )
+    _check_range("channels", array, count)
+    return jnp.asarray(array)
+
+
+def _one_hot(index: Array, count: int) -> Array:
+    """Return which of so many an index is, counted from the end if it is negative: none, if it is out of range."""
+    index = jnp.asarray(index)[..., None]
+    return jnp.arange(count) == jnp.where(index < 0, index + count, index)
 
 
 def _check_range(name: str, array: Array, count: int) -> None:
@@ -252,11 +275,14 @@ class _Layout:
     def of(cls, graph: Graph, node: Node, dim: int) -> "_Layout":
         turns, slots = graph.turns[node], graph.batch.slots
         own, examples = slots.get(node.output), None
-        if slots:
+        if slots and not node.output.size:  # nothing is known of what is empty
+            examples = len(turns) + int(dim == 0)
+        elif slots:
             if own is None or not own.axis.is_whole or own.order is not None or own.axis.dim == dim:
                 raise ArgumentError(
                     f"the output of {graph.names[node]}, {node.shape}, has no axis of its own for examples in their "
-                    "order beside that of channels; take another node or axis, or explain one example at a time."
+                    "order beside that of channels (inside jax.lax.map examples are turns); take another node or axis, "
+                    "or jax.vmap over single examples."
                 )
             examples = len(turns) + own.axis.dim
         return cls((*turns, *node.shape), examples, len(turns) + dim)
@@ -271,13 +297,21 @@ class _Layout:
     @property
     def counts(self) -> tuple[int, int, int]:
         n = 1 if self.examples is None else self.shape[self.examples]
-        c = self.shape[self.channels]
-        return n, int(np.prod(self.shape, dtype=int)) // max(n * c, 1), c
+        rest = [size for d, size in enumerate(self.shape) if d not in (self.examples, self.channels)]
+        return n, int(np.prod(rest, dtype=int)), self.shape[self.channels]
+
+    def unknown(self, shares: Sequence[Array], like: Array) -> Array:
+        """Return NaN for the examples whose maps are NaN, else 0."""
+        every = self.examples is None
+        none = [jnp.isnan(r).any(axis=None if every else tuple(range(1, r.ndim))) for r in shares]
+        own = jnp.where(jnp.stack(none).any(0), jnp.nan, 0).astype(like.dtype)
+        return own if every else own.reshape([-1 if d == self.examples else 1 for d in range(like.ndim)])
 
     def flat(self, values: Array) -> Array:
         """Return values as (examples, positions, channels)."""
         return jnp.transpose(values, self.order).reshape(self.counts)
 
+    @own_arithmetic
     def one_hot(self, channel: Array, position: Array) -> Array:
         """Return a mask, as the values are laid out, of one entry of each example."""
         n, p, c = self.counts
@@ -285,7 +319,7 @@ class _Layout:
             if given.ndim and given.shape != (n,):
                 raise ArgumentError(f"{name} has shape {given.shape}; expected () or {(n,)}, one for each example.")
             _check_range(name, given, count)
-        hot = lambda given, count: jnp.arange(count) == (jnp.broadcast_to(jnp.asarray(given), (n,)) % count)[:, None]
+        hot = lambda given, count: _one_hot(jnp.broadcast_to(jnp.asarray(given), (n,)), count)
         flat = hot(position, p)[:, :, None] & hot(channel, c)[:, None, :]
         order = self.order
         return jnp.transpose(flat.reshape([self.shape[d] for d in order]), [order.index(d) for d in range(len(order))])
@@ -298,7 +332,8 @@ class References:
 
     Attributes:
       values: the scores, shape (count, channels); −inf where there is none yet.
-      samples: the samples' numbers; −1 where there is none. Of equal scores the lower number comes first.
+      samples: the samples' numbers; −1 where there is none, which must not be taken for the last sample. Of equal
+        scores the lower number comes first.
       positions: where in the sample the channel is highest, as `Scores.positions`.
     """
 
@@ -310,13 +345,13 @@ class References:
     def empty(cls, channels: int, count: int) -> "References":
         """Return a table for so many channels, of so many samples each."""
         for name, value in (("channels", channels), ("count", count)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
                 raise ArgumentError(f"References.empty({name}={value!r}): expected an integer of at least 1.")
         none = jnp.full((count, channels), -1, jnp.int32)
         return cls(jnp.full((count, channels), -jnp.inf), none, none)
 
     def update(self, scores: Any, samples: Any, positions: Any) -> "References":
-        """Return the table with more samples.
+        """Return the table with more samples, none of which it has: one that comes twice is there twice.
 
         Args:
           scores: shape (N, channels).
@@ -338,6 +373,8 @@ class References:
         for name, array, _ in own[1:]:
             if not jnp.issubdtype(array.dtype, jnp.integer):
                 raise ArgumentError(f"update: {name} of dtype {array.dtype}; expected integers.")
+        if not isinstance(samples, jax.core.Tracer) and np.size(samples) and np.max(samples) > _LARGEST:
+            raise ArgumentError(f"update: samples up to {np.max(samples)}; expected numbers of at most {_LARGEST}.")
         numbers = jnp.broadcast_to(jnp.asarray(samples)[:, None], values.shape)
         return self._with(values, numbers, jnp.asarray(positions))
 

@@ -20,10 +20,14 @@ Array = Any
 
 @dataclass(frozen=True)
 class Steering:
-    """The checked `conditions` and `start` of a call: what patterns map to; see `relevance`."""
+    """The checked `conditions` and `start` of a call: what patterns map to; see `relevance`.
+
+    `names` are what the caller calls them.
+    """
 
     conditions: Mapping[Any, Any] = field(default_factory=dict)
     start: Mapping[Any, Any] = field(default_factory=dict)
+    names: tuple[str, str] = ("conditions", "start")
 
 
 def steering(conditions: Any, start: Any) -> Steering:
@@ -53,6 +57,13 @@ def _array(keyword: str, pattern: Any, given: Any) -> Array:
         array = None
     if array is None or not (is_number(array) or (keyword == "conditions" and array.dtype == bool)):
         raise ArgumentError(f"{keyword}={{{pattern!r}: {brief(given)}}}: expected an array of numbers.")
+    if keyword == "conditions" and type(given) is int and given not in (0, 1):
+        raise ArgumentError(
+            f"conditions={{{pattern!r}: {given}}}: a mask of one number multiplies all of the relevance. For channel "
+            f"{given} of 10, write jnp.arange(10) == {given}; to multiply, {float(given)}."
+        )
+    if not isinstance(array, jax.core.Tracer) and not np.isfinite(np.asarray(array)).all():
+        raise ArgumentError(f"{keyword}={{{pattern!r}: {brief(given)}}}: not all of it is finite.")
     return array
 
 
@@ -68,10 +79,11 @@ class Steered:
 
     masks: Mapping[Node, Array]
     seeds: Mapping[Node, tuple[Any, ...]]
+    names: tuple[str, str]
 
     def check_effect(self, graph: Graph, way: Travel) -> None:
         """Raise ArgumentError for nodes that hand no relevance on: what is asked of it there has no effect."""
-        for keyword, nodes in (("conditions", self.masks), ("start", self.seeds)):
+        for keyword, nodes in zip(self.names, (self.masks, self.seeds), strict=True):
             idle = [graph.names[node] for node in nodes if way.handed.get(node, Form.NONE) is Form.NONE]
             if idle:
                 raise ArgumentError(
@@ -108,7 +120,7 @@ def steered(graph: Graph, asked: Steering) -> Steered:
         for node in one_each(graph, "start", pattern):
             own = _checked(graph, node, seed) if _is_function(seed) else _fitted("start", graph, node, seed)
             seeds[node] = (*seeds.get(node, ()), own)
-    return Steered(masks, seeds)
+    return Steered(masks, seeds, asked.names)
 
 
 def _fitted(keyword: str, graph: Graph, node: Node, given: Array) -> Array:

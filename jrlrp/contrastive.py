@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jrlrp.api import check_argnums
 from jrlrp.composites.composite import Composite, as_composite
 from jrlrp.composites.matcher import match
 from jrlrp.composites.presets import relative_plus
@@ -16,7 +17,7 @@ from jrlrp.errors import ArgumentError, TargetError
 from jrlrp.rules.alphabeta import AlphaBeta
 from jrlrp.rules.base import Array, Rule, ratio
 from jrlrp.target import Target, as_target
-from jrlrp.transform import options, trace_function
+from jrlrp.transform import options, own_arithmetic, trace_function
 
 __all__ = ["contrast", "difference", "others", "softmax_gradient"]
 
@@ -28,15 +29,22 @@ class _Seeds:
     name: str
     classes: tuple[Target, ...]
     relevance: Callable[..., Array]
+    among: bool = True  # several classes, of which there have to be two
 
     def check(self, outputs: Sequence[Any], per_example: bool = False) -> None:
         """Raise TargetError if a class is not in outputs of these shapes; see `Target.check`."""
         for target in self.classes:
             target.check(outputs, per_example)
+        if self.among and (not outputs[0].shape or outputs[0].shape[-1] < 2):
+            raise TargetError(
+                f"{self!r} sets classes against each other, and the output has shape {outputs[0].shape}; expected "
+                "scores of at least two classes along the last axis."
+            )
 
+    @own_arithmetic
     def __call__(self, outputs: Any) -> Array:
         (z,) = jax.tree.leaves(outputs)
-        return self.relevance(z, *(target.mask(z) for target in self.classes)).astype(z.dtype)
+        return self.relevance(z, *(target.mask(z) > 0 for target in self.classes)).astype(z.dtype)
 
     def __repr__(self) -> str:
         return f"{self.name}({', '.join(repr(target.form) for target in self.classes)})"
@@ -44,10 +52,23 @@ class _Seeds:
 
 def _class(target: Any) -> Target:
     """Return a target that names one class at each position."""
-    chosen = as_target(target)
+    try:
+        chosen = as_target(target)
+    except TargetError:
+        chosen = Target(None)
     if chosen.form is None or callable(chosen.form) or (isinstance(chosen.form, str) and chosen.form != "max"):
         raise TargetError(f'target={target!r}: expected one class: an index, an integer array of them, or "max".')
     return chosen
+
+
+def _finite(z: Array) -> Array:
+    """Return scores; an infinite one, of a class that is masked out say, has no relevance."""
+    return jnp.where(jnp.isinf(z), 0, z)
+
+
+def _at(mask: Array, z: Array) -> Array:
+    """Return scores at a mask, 0 elsewhere, whatever the scores are there."""
+    return jnp.where(mask, z, 0)
 
 
 def others(target: Any = "max") -> Callable[[Any], Array]:
@@ -57,11 +78,11 @@ def others(target: Any = "max") -> Callable[[Any], Array]:
       target: the class t: an index, an integer array of the output's shape without its last axis, or "max".
 
     Raises:
-      TargetError: for another target, or one that is not in the output.
+      TargetError: for another target, one that is not in the output, and outputs of less than two classes.
 
     Source: Gu et al. 2018, "Understanding individual decisions of CNNs via contrastive backpropagation" (CLRP).
     """
-    return _Seeds("others", (_class(target),), lambda z, mask: jnp.abs(z) * (1 - mask))
+    return _Seeds("others", (_class(target),), lambda z, mask: _at(~mask, jnp.abs(_finite(z))))
 
 
 def softmax_gradient(target: Any = "max") -> Callable[[Any], Array]:
@@ -79,7 +100,9 @@ def softmax_gradient(target: Any = "max") -> Callable[[Any], Array]:
 
     def relevance(z: Array, mask: Array) -> Array:
         y = jax.nn.softmax(z.astype(jnp.promote_types(z.dtype, jnp.float32)), axis=-1)
-        return jnp.sum(y * mask, axis=-1, keepdims=True) * (mask - y)
+        y = jnp.where(jnp.isposinf(z).any(-1, keepdims=True), 0, y)
+        own, rest = (jnp.sum(_at(part, y), axis=-1, keepdims=True) for part in (mask, ~mask))  # 1 − y_t, if y_t is 1
+        return jnp.where(mask, own * rest, -own * y)
 
     return _Seeds("softmax_gradient", (_class(target),), relevance)
 
@@ -91,9 +114,12 @@ def difference(target: Any, other: Any) -> Callable[[Any], Array]:
       target, other: the classes t and k, as for `others`.
 
     Raises:
-      TargetError: as `others`.
+      TargetError: as `others`; for one class twice.
     """
-    return _Seeds("difference", (_class(target), _class(other)), lambda z, mask, minus: z * (mask - minus))
+    classes = _class(target), _class(other)
+    if all(isinstance(own.form, (int, str)) for own in classes) and classes[0] == classes[1]:
+        raise TargetError(f"difference({target!r}, {other!r}): expected two classes; this is 0.")
+    return _Seeds("difference", classes, lambda z, mask, minus: _at(mask, _finite(z)) - _at(minus, _finite(z)))
 
 
 def contrast(
@@ -123,13 +149,17 @@ def contrast(
       A function that returns an array, or a pytree, of the shapes of the explained arguments.
 
     Raises:
-      As `relevance`; ArgumentError and TargetError for another `against` or target.
+      As `relevance`; ArgumentError and TargetError for another `against` or target, and what is set against itself. A
+      JrlrpWarning where it is not known which entries are one example's.
 
     Source: Gu et al. 2018 (CLRP), where only the positive part is drawn.
     """
     if not isinstance(normalise, bool):
         raise ArgumentError(f"normalise={normalise!r}: expected True or False.")
+    check_argnums("contrast", argnums)
     chosen, other = _class(target), _against(against)
+    if type(against) is int and against == target:
+        raise ArgumentError(f"contrast of class {target!r} against itself is 0 everywhere; choose another `against`.")
     composite, negated = as_composite(rules, relative_plus), isinstance(against, str) and against == "negated"
     if negated and composite.gradient:
         raise ArgumentError('against="negated" changes the rule of the last layers, and gradient × input has no rules.')
@@ -143,7 +173,7 @@ def contrast(
             traced = trace_function(fun, args, kwargs, options(fun, own, argnums=argnums, target=seeds))
             if negated and not any(map(_LAST, traced.graph.nodes)):
                 raise ArgumentError('against="negated" needs a conv or dense layer that no other such layer follows.')
-            passed = traced.explain()
+            passed = traced.explain(by_example=normalise)
             shares, _ = passed.propagate(traced.initial(passed.out))
             return _normalised(shares, bool(traced.graph.batch.slots)) if normalise else shares
 
@@ -163,8 +193,11 @@ class _Either:
     part: Array
 
     def check(self, outputs: Sequence[Any], per_example: bool = False) -> None:
-        for target in (self.first, self.second):
-            target.check(outputs, per_example)
+        self.first.check(outputs, per_example)
+        try:
+            self.second.check(outputs, per_example)
+        except TargetError as error:
+            raise TargetError(f"against: {error}") from None
 
     def __call__(self, outputs: Any) -> Any:
         choose = lambda a, b: jnp.where(self.part == 0, a, b)
@@ -174,14 +207,21 @@ class _Either:
 def _against(against: Any) -> Callable[[Target], Target]:
     """Return what makes the target that another one is set against."""
     if not isinstance(against, str):
-        own = Target(against) if callable(against) and not isinstance(against, jax.Array) else _class(against)
+        try:
+            own = Target(against) if callable(against) and not isinstance(against, jax.Array) else _class(against)
+        except TargetError:
+            raise ArgumentError(f"against={against!r}: {_AGAINST}") from None
         return lambda chosen: own
     if against == "others":
         return lambda chosen: Target(others(chosen))
     if against == "negated":
-        return lambda chosen: Target(_Seeds("negated", (chosen,), lambda z, mask: jnp.abs(z) * mask))
-    raise ArgumentError(f'against={against!r}: expected "others", "negated", a class or a callable z → R\'.')
+        return lambda chosen: Target(
+            _Seeds("negated", (chosen,), lambda z, mask: _at(mask, jnp.abs(_finite(z))), False)
+        )
+    raise ArgumentError(f"against={against!r}: {_AGAINST}")
 
+
+_AGAINST = 'expected "others", "negated", a class (an index, or an integer array of them) or a callable z → R\'.'
 
 _LAST = match(("conv", "dense"), last=True)
 
@@ -212,14 +252,18 @@ def _negated(composite: Composite, part: Array) -> Composite:
     return Composite(blends, base=composite)
 
 
+@own_arithmetic
 def _normalised(shares: Any, by_example: bool) -> Any:
-    """Return relevance in parts of its sum, that of each example where they lie along the leading axis; 0 for 0 / 0."""
+    """Return relevance in parts of its sum, that of each example where they lie along the leading axis; 0 for 0 / 0.
+
+    What is NaN stays it.
+    """
     wide = jax.tree.map(lambda r: r.astype(jnp.promote_types(r.dtype, jnp.float32)), shares)
     sums = [jnp.sum(r, axis=range(1, r.ndim) if by_example else None) for r in jax.tree.leaves(wide)]
     total = functools.reduce(jnp.add, sums)
 
     def part(r: Array, own: Array) -> Array:
         whole = jnp.reshape(total, (-1, *[1] * (r.ndim - 1))) if by_example else total
-        return ratio(r, whole.astype(r.dtype)).astype(own.dtype)
+        return jnp.where(jnp.isnan(whole), jnp.nan, ratio(r, whole.astype(r.dtype))).astype(own.dtype)
 
     return jax.tree.map(part, wide, shares)

@@ -120,7 +120,7 @@ def lost_batch_axis(eqn: Equation) -> str:
     )
 
 
-def _own_arithmetic(fun: Callable) -> Callable:
+def own_arithmetic(fun: Callable) -> Callable:
     """Let a function of the library's promote ranks and dtypes as it was written to, whatever the user forbids."""
 
     @functools.wraps(fun)
@@ -190,34 +190,37 @@ class Traced:
         missed = [name for name, v in some if v not in found]
         return Reach(tuple(missed), bool(some) and len(missed) == len(some), tuple(dict.fromkeys(ends)))
 
-    def lost_batch_axis(self, rules: Mapping[Node, Rule]) -> Equation | None:
-        """Return the equation at which the batch axis was lost that one of the rules needs; None if all is well."""
+    def lost_batch_axis(self, rules: Mapping[Node, Rule], by_example: bool = False) -> Equation | None:
+        """Return the equation at which the batch axis was lost that a rule, or who asks, needs; None if all is well."""
         batch = self.graph.batch
-        needs = any(rule.needs_batch_axis and not node.maps_vectors for node, rule in rules.items())
+        needs = by_example or any(rule.needs_batch_axis and not node.maps_vectors for node, rule in rules.items())
         vectors = any(v.ndim > 1 for v in self.graph.explained)  # which a batch has, at least
         return batch.mixed if batch.lost and needs and vectors else None
 
-    def warn(self, rules: Mapping[Node, Rule]) -> None:
+    def warn(self, rules: Mapping[Node, Rule], by_example: bool = False) -> None:
         """Raise UnreachedError if relevance reaches nothing, and warn of what it does not reach or is not sure of."""
         reach = self.reach(rules)
         if reach.nothing:
             raise UnreachedError(reach.missed, reach.ends)
         if reach.missed:
             warn(f"{reach}; they get 0.")
-        if (eqn := self.lost_batch_axis(rules)) is not None:
+        if (eqn := self.lost_batch_axis(rules, by_example)) is not None:
             warn(lost_batch_axis(eqn))
 
-    @_own_arithmetic
-    def explain(self, probes: Mapping[Node, Probe] = MappingProxyType({}), wanted: Iterable[Node] = ()) -> Explained:
+    @own_arithmetic
+    def explain(
+        self, probes: Mapping[Node, Probe] = MappingProxyType({}), wanted: Iterable[Node] = (), by_example: bool = False
+    ) -> Explained:
         """Run the function forwards so that relevance can come back; raises before anything runs.
 
         Args:
           probes: what to measure of the nodes' relevance.
           wanted: nodes whose outputs are to be shown.
+          by_example: whether who asks has to know which entries are one example's.
         """
         graph, rules, count = self.graph, self.rules(), len(self.graph.outputs)
         asked = self.steered
-        self.warn(rules)
+        self.warn(rules, by_example)
         own, carriers = graph.program.inputs[: len(self.leaves)], graph.program.inputs[len(self.leaves) :]
         inputs = {v: jnp.asarray(leaf, v.dtype) for v, leaf in zip(own, self.leaves, strict=True)}
         ids = [v for v in own if jnp.issubdtype(v.dtype, jnp.integer)]
@@ -242,26 +245,33 @@ class Traced:
         (outputs, made), pull, found = jax.vjp(run, start, zeros, has_aux=True)
         shown = dict(zip(forms, made, strict=True))
         seeds = {node: asked.begin(node, shown[node][0]) for node in asked.seeds}
-        begun = [(seeds[node],) if node in seeds else jax.tree.map(jnp.zeros_like, z) for node, z in shown.items()]
+        sown = {node: jnp.where(jnp.isnan(seed), 0, seed) for node, seed in seeds.items()}
+        begun = [(sown[node],) if node in sown else jax.tree.map(jnp.zeros_like, z) for node, z in shown.items()]
         rest = evaluate_rest(graph, {**inputs, **dict(zip(later, found, strict=True))})
         value = jax.tree.unflatten(self.out_tree, rest[:count])
         aux = None if self.aux_tree is None else jax.tree.unflatten(self.aux_tree, rest[count:])
 
-        @_own_arithmetic
+        @own_arithmetic
         def propagate(relevance):
             given = [_known(r, v) for r, v in zip(jax.tree.leaves(relevance), rest[:count], strict=True)]
             shares, measured = pull(([jnp.where(jnp.isnan(r), 0, r) for r in given], begun))
-            shares = [saturate(r, r.dtype) + nothing for r, nothing in zip(shares, self._unknown(given), strict=True)]
+            unknown = self._unknown([*zip(graph.outputs, given, strict=True), *self._by_turn(seeds)])
+            shares = [saturate(r, r.dtype) + nothing for r, nothing in zip(shares, unknown, strict=True)]
             return jax.tree.unflatten(self.in_tree, shares), dict(zip(probes, measured, strict=True))
 
         return Explained(jax.tree.unflatten(self.out_tree, outputs), value, aux, rules, shown, seeds, propagate)
 
-    def _unknown(self, given: Sequence[Any]) -> list[Any]:
-        """Return NaN for the examples whose outputs were given NaN, and 0 for the others: added to maps, it shows."""
+    @staticmethod
+    def _by_turn(seeds: Mapping[Node, Any]) -> list[tuple[Var, Any]]:
+        """Return the nodes' outputs, and what was given them over all turns of the scans around them."""
+        return [(node.output, jnp.sum(seed, axis=range(seed.ndim - len(node.shape)))) for node, seed in seeds.items()]
+
+    def _unknown(self, given: Iterable[tuple[Var, Any]]) -> list[Any]:
+        """Return NaN for the examples whose variables were given NaN, and 0 for the others: added to maps, it shows."""
         explained, slots = self.graph.explained, self.graph.batch.slots
         count = explained[0].shape[0] if slots else 1
         total = jnp.zeros(count, np.float32)
-        for v, r in zip(self.graph.outputs, given, strict=True):
+        for v, r in given:
             none = jnp.where(jnp.isnan(r), r, 0).astype(np.float32)
             own = slots.get(v)
             if own is None or own.entries is None or not own.axis.is_whole:

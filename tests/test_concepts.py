@@ -9,8 +9,10 @@ from nets import N2, N2_CONV, N2_SCAN, SKIP, X
 import jrlrp
 from jrlrp import match
 from jrlrp.concepts import References, maps, receptive_field, scores
+from jrlrp.contrastive import contrast
 
 ZERO = jrlrp.Zero()
+BLOCKED = lambda x: jax.nn.softmax(N2(x)) * x
 OF_A = np.array([[1, 1], [1.5, -6], [1.5, 6]])
 OF_B = np.array([[3.5, 0], [1, -2.5], [-0.5, 3.5]])
 IMAGES = np.random.default_rng(0).normal(size=(3, 5, 5, 2))
@@ -151,9 +153,88 @@ def test_scores_lead_to_receptive_fields_inside_a_scan():
     r = jrlrp.relevance(scanned, rules=ZERO, capture=name)(x)[1][name]
     np.testing.assert_allclose(found.values, r.sum(0), rtol=1e-9)
     np.testing.assert_array_equal(found.positions, r.argmax(0))
-    field = receptive_field(scanned, name, 1, np.asarray([0, 2]), rules=ZERO)(x)
-    assert np.all(field[0, 1:] == 0) and np.all(field[1, 3:] == 0)
-    assert np.any(field[1, :3] != 0)
+    unrolled = N2_SCAN[1]
+    for channel in range(3):
+        field = receptive_field(scanned, name, channel, np.asarray([3, 2]), rules=ZERO)(x)
+        for k, turn in enumerate((3, 2)):  # its own turn, and all that came to it through the states before
+            wanted = receptive_field(unrolled, f"cell{turn}", channel, 0, rules=ZERO)(x[k : k + 1])
+            np.testing.assert_allclose(field[k], wanted[0], atol=1e-9)
+            assert np.all(field[k, turn + 1 :] == 0) and np.any(field[k, 0] != 0)
+
+
+def test_a_receptive_field_adds_up_to_the_entry_s_value_through_scanned_layers():
+    w = jnp.asarray(np.random.default_rng(0).normal(size=(4, 6, 6)))
+    x = jnp.asarray(np.random.default_rng(1).normal(size=(3, 6)))
+    deep = lambda x: jax.lax.scan(lambda h, w: (jax.nn.relu(h @ w), None), x, w)[0][:, :2]
+    for turn in range(4):
+        h = x
+        for k in range(turn + 1):
+            h = jax.nn.relu(h @ w[k])
+        for channel in range(6):
+            field = jax.jit(receptive_field(deep, "activation", channel, turn, rules=ZERO))(x)
+            np.testing.assert_allclose(field.sum(1), h[:, channel], atol=1e-9)
+
+
+def test_a_traced_channel_or_position_out_of_range_has_nothing():
+    x = jnp.asarray(IMAGES)
+    found = jax.jit(lambda c: maps(N2_CONV, "b", channels=c, rules=ZERO)(x))(jnp.array([3, -4, -1]))
+    assert not np.any(found[:2])
+    np.testing.assert_array_equal(found[2], maps(N2_CONV, "b", channels=[2], rules=ZERO)(x)[0])
+    for channel, position in ((3, 0), (0, 25), (0, -26)):
+        field = jax.jit(lambda c, p: receptive_field(N2_CONV, "b", c, p, rules=ZERO)(x))(channel, position)
+        assert not np.any(field)
+
+
+def test_what_is_no_number_shows_in_its_example_alone():
+    x = IMAGES.copy()
+    x[1, 0, 0, 0] = np.nan
+    for of in ("relevance", "activation"):
+        for normalise in (False, True):
+            values = scores(N2_CONV, "b", rules=ZERO, of=of, normalise=normalise)(x).values
+            np.testing.assert_array_equal(np.isnan(values).any(1), [False, True, False])
+    field = receptive_field(N2_CONV, "b", 0, 0, rules=ZERO)(x)
+    np.testing.assert_array_equal(np.isnan(field).any((1, 2, 3)), [False, True, False])
+    best = References.empty(1, 2).update(np.array([[np.nan], [1.0], [np.nan]]), np.arange(3), np.zeros((3, 1), int))
+    assert best.samples[0, 0] == 1 and best.samples[1, 0] == -1
+
+
+def test_examples_stay_apart_under_gradient_times_input_too():
+    rules = jrlrp.gradient_times_input()
+    assert scores(N2_CONV, "b", rules=rules)(IMAGES).values.shape == (3, 3)
+    field = receptive_field(N2_CONV, "b", 1, np.arange(3), rules=rules)(IMAGES)
+    one = receptive_field(N2_CONV, "b", 1, 2, rules=rules)(IMAGES[2:])
+    np.testing.assert_allclose(field[2], one[0], atol=1e-12)
+
+
+@jrlrp.custom_relevance
+def own(x):
+    return 2.0 * x
+
+
+own.defrule(lambda inputs, output, relevance: (relevance,))
+
+
+def test_examples_that_cannot_be_told_apart_are_said():
+    for explain in (scores(lambda x: N2(own(x)), "b", rules=ZERO), contrast(lambda x: N2(own(x)), rules=ZERO)):
+        with pytest.warns(jrlrp.JrlrpWarning, match="not known whether examples stay apart"):
+            explain(jnp.stack([X, 2 * X]))
+
+
+def test_nothing_has_scores_too():
+    none = scores(N2_CONV, "b", rules=ZERO)(IMAGES[:0])
+    assert none.values.shape == none.positions.shape == (0, 3)
+
+
+def test_strict_promotion_is_for_the_user_s_code():
+    x = jnp.asarray(IMAGES, "bfloat16")
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        net = lambda x: jax.lax.conv_general_dilated(
+            x, jnp.ones((3, 3, 2, 3), x.dtype), (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        ).sum((1, 2))
+        for normalise in (False, True):
+            assert scores(net, "conv", rules=ZERO, normalise=normalise)(x).values.shape == (3, 3)
+        assert receptive_field(net, "conv", 1, np.arange(3), rules=ZERO)(x).dtype == x.dtype
+        assert maps(net, "conv", rules=ZERO)(x).shape == (3, *x.shape)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
@@ -177,7 +258,18 @@ WRONG = {
     "none": (lambda: maps(N2, "d")(X), "at='d' matches no node"),
     "matcher of several": (lambda: maps(N2, match("dense"))(X), "matches 3 nodes: a, b, c"),
     "channels": (lambda: maps(N2, "a", channels=[3])(X), "channels=.*out of range, there are 3"),
-    "one channel": (lambda: maps(N2, "a", channels=1)(X), r"expected several, an array of integers; \[1\] for one"),
+    "one channel": (lambda: maps(N2, "a", channels=1)(X), r"expected an array of integers of one axis: \[1\]"),
+    "mask of channels": (lambda: maps(N2, "a", channels=np.ones(3, bool))(X), "np.flatnonzero"),
+    "argnums": (lambda: maps(N2, "a", argnums="x"), "argnums is 'x'"),
+    "no effect": (lambda: maps(BLOCKED, "a", rules=jrlrp.cp_lrp())(X), "^at has no effect at a"),
+    "inside map": (
+        lambda: scores(lambda x: jax.lax.map(N2, x), "a")(np.stack([X, X])),
+        "inside jax.lax.map examples are turns",
+    ),
+    "large numbers": (
+        lambda: References.empty(np.int64(1), 1).update(np.ones((1, 1)), np.array([2**31]), np.ones((1, 1), int)),
+        "samples up to 2147483648",
+    ),
     "axis": (lambda: maps(N2, "a", axis=1)(X), "axis=1: expected an axis of the output of a"),
     "batch size": (lambda: maps(N2, "a", batch_size=0), "batch_size=0: expected a number of maps"),
     "reduce": (lambda: scores(N2, "a", reduce="mean"), "reduce='mean': expected 'sum' or 'max'"),

@@ -230,6 +230,9 @@ WRONG = {
     "shape": ({"conditions": {"b": np.ones(4)}}, r"an array of shape \(4,\); expected one that broadcasts"),
     "no mapping": ({"conditions": "b"}, "conditions='b': expected a dict from patterns of nodes to masks"),
     "no array": ({"conditions": {"b": "x"}}, "expected an array of numbers"),
+    "a channel for a mask": ({"conditions": {"b": 2}}, r"write jnp.arange\(10\) == 2; to multiply, 2.0"),
+    "mask of nothing": ({"conditions": {"b": np.full(3, np.nan)}}, "not all of it is finite"),
+    "infinite start": ({"start": {"b": np.full(3, np.inf)}}, "not all of it is finite"),
     "no pattern": ({"conditions": {3: np.ones(3)}}, "conditions=3: expected globs"),
     "start of truth values": ({"start": {"b": np.ones(3, bool)}}, "expected an array of numbers"),
     "start shape": ({"start": {"b": np.ones((2, 3))}}, "start gives b an array of shape"),
@@ -255,3 +258,10 @@ def test_a_mask_where_no_relevance_passes_is_an_error():
         node = "a" if keyword == "conditions" else "b"
         with pytest.raises(jrlrp.ArgumentError, match=f"{keyword} has no effect at {node}: under these rules"):
             jrlrp.relevance(net, rules=blocking, **{keyword: {node: value}})(X)
+
+
+def test_a_start_that_is_no_number_shows_in_its_example_alone():
+    x = jnp.stack([X, -X, 2 * X])
+    explain = jrlrp.relevance(N2, rules=jrlrp.Zero(), target=None, start={"b": jnp.log})
+    np.testing.assert_array_equal(np.isnan(explain(x)).any(1), np.isnan(np.log(np.asarray(N1(x)))).any(1))
+    assert not np.isnan(explain(x)).all()

@@ -87,6 +87,56 @@ def test_images_sum_to_nothing_in_every_type(rules, against):
             np.testing.assert_allclose(np.where(np.abs(np.abs(sums) - 1) < 1e-5, 0, sums), 0, atol=1e-5)
 
 
+@pytest.mark.parametrize("against", ["others", "negated", 1, others(0)])
+@pytest.mark.parametrize("normalise", [True, False])
+def test_a_class_that_is_masked_out_is_as_if_it_were_not_there(against, normalise):
+    last = np.arange(3) == 2
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 2)))
+    wanted = contrast(lambda x: N1(x)[:, :2], against, rules=jrlrp.epsilon(), target=0, normalise=normalise)(x)
+    for masked in (lambda x: jnp.where(last, -jnp.inf, N1(x)), lambda x: N1(x) + jnp.where(last, -jnp.inf, 0.0)):
+        found = contrast(masked, against, rules=jrlrp.epsilon(), target=0, normalise=normalise)(x)
+        np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-12)
+        r = jrlrp.relevance(masked, rules=jrlrp.epsilon(), target=difference(0, 1))(x)
+        assert np.isfinite(r).all()
+
+
+def test_scores_that_overflow_give_nothing():
+    z = jnp.asarray([[jnp.inf, 1.0, 2.0], [-jnp.inf, 1.0, 2.0], [jnp.inf, -jnp.inf, 0.0]])
+    for target in (others(1), softmax_gradient(1), difference(0, 1), softmax_gradient("max")):
+        assert np.isfinite(target(z)).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_gradient_of_a_softmax_that_is_sure(dtype):
+    for z in (14.0, 18.0, 60.0):
+        scores = jnp.asarray([[z, 0.0, -1.0, 0.5]], dtype)
+        y = np.exp(np.asarray([z, 0, -1, 0.5]) - z)
+        y /= y.sum()
+        wanted = np.where(np.arange(4) == 0, y[0] * y[1:].sum(), -y[0] * y)
+        np.testing.assert_allclose(softmax_gradient(0)(scores)[0].astype(float), wanted, rtol=1e-2)
+
+
+def test_gradient_times_input_keeps_examples_apart():
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(3, 2)))
+    found = contrast(N1, rules=jrlrp.gradient_times_input())(x)
+    for k in range(3):
+        np.testing.assert_allclose(
+            found[k], contrast(N1, rules=jrlrp.gradient_times_input())(x[k : k + 1])[0], atol=1e-12
+        )
+
+
+def test_what_is_no_number_shows_in_its_example_alone():
+    found = contrast(N1, rules=PLUS)(jnp.stack([X, jnp.nan * X, X]))
+    np.testing.assert_array_equal(np.isnan(found).any(1), [False, True, False])
+
+
+def test_strict_promotion_is_for_the_user_s_code():
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        net, x = lambda x: x @ jnp.ones((2, 3), x.dtype), jnp.ones((3, 2), "bfloat16")
+        contrast(net, rules=PLUS)(x)
+        jrlrp.relevance(net, rules=PLUS, target=softmax_gradient())(x)
+
+
 def test_several_arguments_and_one_forward_pass():
     f = lambda x, y: N1(x) + N1(y)
     both = contrast(f, rules=PLUS, target=0, argnums=(0, 1))(jnp.asarray(X), 2 * jnp.asarray(X))
@@ -103,7 +153,18 @@ WRONG = {
     "against": (lambda: contrast(N1, "x"), jrlrp.ArgumentError, 'against=\'x\': expected "others", "negated"'),
     "target": (lambda: contrast(N1, target="all"), jrlrp.TargetError, "target='all': expected one class"),
     "range": (lambda: contrast(N1, target=7)(X), jrlrp.TargetError, "target=7 is out of range"),
-    "range of against": (lambda: contrast(N1, 7)(X), jrlrp.TargetError, "target=7 is out of range"),
+    "range of against": (lambda: contrast(N1, 7)(X), jrlrp.TargetError, "against: target=7 is out of range"),
+    "against itself": (lambda: contrast(N1, 1, target=1), jrlrp.ArgumentError, "class 1 against itself is 0"),
+    "nothing": (lambda: contrast(N1, None), jrlrp.ArgumentError, "against=None: expected"),
+    "one class": (lambda: contrast(lambda x: N1(x)[..., :1])(X), jrlrp.TargetError, "at least two classes"),
+    "a scalar": (
+        lambda: jrlrp.relevance(lambda x: N1(x).sum(), target=softmax_gradient())(X),
+        jrlrp.TargetError,
+        "at least two classes",
+    ),
+    "the same twice": (lambda: difference(1, 1), jrlrp.TargetError, "expected two classes"),
+    "no class": (lambda: others(1.0), jrlrp.TargetError, "target=1.0: expected one class"),
+    "argnums": (lambda: contrast(N1, argnums="x"), jrlrp.ArgumentError, "argnums is 'x'"),
     "range of others": (
         lambda: jrlrp.relevance(N1, target=others(7))(X),
         jrlrp.TargetError,

@@ -22,7 +22,8 @@ def model(x):
     if jnp.issubdtype(x.dtype, jnp.integer):
         x = jnp.asarray(W)[x, :8]
     with jax.named_scope("Net/Conv_0"):
-        h = jax.nn.relu(x @ W) @ W.T
+        h = x @ W
+    h = jax.nn.relu(h) @ W.T
     return (h + jax.nn.softmax(h)) @ W
 
 

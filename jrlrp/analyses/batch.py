@@ -19,6 +19,7 @@ from jrlrp.analyses.slots import NOBODY, One, Slots, agreed, cut, moved, put, sl
 from jrlrp.primitives.axes import image
 from jrlrp.primitives.row import Axis, Op
 from jrlrp.trace.control import Body, ControlFlow
+from jrlrp.trace.inline import KeptCall
 from jrlrp.trace.program import Equation, Program, Region, Var
 from jrlrp.trace.walk import Walk
 
@@ -92,11 +93,11 @@ class _Examples(Walk[Value]):
         if not known:
             return ()
         self._at = step
-        if isinstance(step, Region):
+        if isinstance(step, (Region, KeptCall)):
             inner = ChainMap[Var, Value]({}, cast(dict, values))  # only the first is written to
-            for eqn in step.equations:
+            for eqn in step.equations if isinstance(step, Region) else step.body:
                 inner.update(self._made(eqn, inner))
-            return [(step.output, inner[step.output])] if step.output in inner else ()
+            return [(v, inner[v]) for v in step.outputs if v in inner]
         data = known.keys() & set(step.data_operands)
         known = {k: value for k, value in known.items() if k in data or not data}
         return [(v, self._result(step, n, known)) for n, v in enumerate(step.outputs) if v.size]

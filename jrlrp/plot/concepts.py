@@ -13,6 +13,7 @@ from jrlrp.errors import ArgumentError
 from jrlrp.plot.images import OUTLINE, as_maps, as_pictures, draw_map
 from jrlrp.plot.picture import Picture, broken
 from jrlrp.plot.scaling import as_named, limit
+from jrlrp.rules.base import is_number
 
 _SMALLEST = 3  # pixels along a side of a crop
 
@@ -34,8 +35,9 @@ def concepts(
     """Draw a row for each channel: its conditional map, and its reference samples cropped to what the channel sees.
 
     Args:
-      relevance: the channels' maps, as `jrlrp.concepts.maps` returns them for one example, of shape (C, height, width)
-        or with a last axis of the input's channels, which is summed; or a dict from names to maps.
+      relevance: the channels' maps for one example, of shape (C, height, width), or as `jrlrp.concepts.maps` returns
+        them, (C, 1, height, width, colours), colours being summed; or a dict from names to maps of shape
+        (height, width) or (height, width, colours).
       samples: for each channel its reference samples, best first, of shape (K, height, width) or
         (K, height, width, 1 or 3).
       fields: for each channel the relevance of its samples, as `jrlrp.concepts.receptive_field` returns it: a sample is
@@ -44,7 +46,7 @@ def concepts(
       title: what the example is called.
       share: of a field's |relevance| that lies between the edges of its square, along each axis.
       around: how many times as wide as that square a crop is; the square is outlined where it is more than once.
-      overlay: how much of the (grey) image shows through the maps, from 0 to 1.
+      overlay: how much of the (grey) image shows through the maps, from 0 to 1; without an image nothing does.
       quantile: of |R| other than 0 that gets the full colour; what is larger is clipped.
       power: colour goes with |R|^power; 0.5 lets small relevance show.
       size: of a sample, in inches.
@@ -53,17 +55,23 @@ def concepts(
       A matplotlib figure.
 
     Raises:
-      ArgumentError: for arrays whose shapes do not go together, and a share that is none.
+      ArgumentError: for arrays whose shapes do not go together, and numbers out of range.
     """
-    if not 0 < share <= 1:
-        raise ArgumentError(f"concepts: share={share!r}; expected a number above 0 and at most 1.")
-    if not around >= 1:
-        raise ArgumentError(f"concepts: around={around!r}; expected a number of at least 1.")
+    for name, value, fits, expected in (
+        ("share", share, lambda v: 0 < v <= 1, "a number above 0 and at most 1"),
+        ("around", around, lambda v: v >= 1, "a number of at least 1"),
+        ("overlay", overlay, lambda v: 0 <= v <= 1, "a number from 0 to 1"),
+        ("power", power, lambda v: v > 0, "a number above 0"),
+        ("size", size, lambda v: v > 0, "a number of inches above 0"),
+    ):
+        if not (is_number(value) and np.ndim(value) == 0 and fits(value)):
+            raise ArgumentError(f"concepts: {name}={value!r}; expected {expected}.")
     if isinstance(relevance, Mapping):
         named = {name: as_maps(np.asarray(one)[None], "concepts")[0] for name, one in as_named(relevance).items()}
         names, maps = list(named), list(named.values())
     else:
-        maps = list(as_maps(relevance, "concepts"))
+        of_one = np.ndim(relevance) == 5 and np.shape(relevance)[1] == 1
+        maps = list(as_maps(np.asarray(relevance)[:, 0] if of_one else relevance, "concepts"))
         names = [""] * len(maps)
     picture = None if image is None else as_pictures(np.asarray(image)[None], "concepts")[0]
     if picture is not None and any(picture.shape[:2] != one.shape for one in maps):

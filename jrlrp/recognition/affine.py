@@ -12,7 +12,7 @@ from jrlrp.graph.nodes import Affine, Step
 from jrlrp.primitives.axes import image
 from jrlrp.primitives.row import Axis, Op
 from jrlrp.recognition.elementwise import Link, linear_role
-from jrlrp.trace.program import Equation, Literal, Var
+from jrlrp.trace.program import Equation, Literal, Region, Var
 
 _LINEAR = ("dense", "conv", "average_pool", "linear")
 _MOVES = (Op.RESHAPE, Op.TRANSPOSE, Op.SQUEEZE, Op.BROADCAST, Op.REVERSE)
@@ -121,7 +121,7 @@ def _step(
     step = linear_step(flow, eqn, v)
     if step.role in ("cast", "move"):
         return step
-    if step.constant in flow.dependent:
+    if isinstance(eqn, Region) and step.constant in flow.dependent:
         return None  # a statistic is each example's own, and no weight, also where there is one example
     if layer.kind == "average_pool":
         # Weights of a pool are not negative; a shift after it is a layer of its own.

@@ -58,6 +58,8 @@ def test_whole_samples_an_image_and_channels_without_samples():
     assert len(shown) == 1 + 2 + 4 and figure.axes[0].get_title() == "a cat"
     np.testing.assert_array_equal(shown[0], image)
     np.testing.assert_array_equal(shown[2], SAMPLES[0, 0])
+    as_returned = plot.concepts(np.stack(list(MAPS.values()))[:, None], [SAMPLES[0], []], image=image, overlay=0.5)
+    np.testing.assert_array_equal(panels(as_returned)[1], shown[1])
     nowhere = plot.concepts(MAPS, SAMPLES, np.zeros((2, 4, 12, 16)))
     np.testing.assert_array_equal(panels(nowhere)[1], SAMPLES[0, 0])  # a field of nothing crops nothing
 
@@ -72,6 +74,10 @@ def test_whole_samples_an_image_and_channels_without_samples():
         ((MAPS, SAMPLES), {"image": np.ones((4, 4))}, r"an image of \(4, 4\) pixels and maps of \(12, 16\)"),
         ((MAPS, SAMPLES), {"share": 0.0}, "share=0.0"),
         ((MAPS, SAMPLES), {"around": 0.5}, "around=0.5"),
+        ((MAPS, SAMPLES), {"overlay": 2}, "overlay=2"),
+        ((MAPS, SAMPLES), {"share": "a"}, "share='a'"),
+        ((MAPS, SAMPLES), {"power": -1}, "power=-1"),
+        ((MAPS, SAMPLES), {"size": 0}, "size=0"),
         ((np.ones((2, 3, 4, 5, 6)), SAMPLES), {}, "relevance of shape"),
         (({}, []), {}, "nothing to draw"),
     ],
