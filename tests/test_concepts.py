@@ -79,6 +79,46 @@ def test_all_above_the_node_is_computed_once():
     assert looped <= of(8) * 1.05
 
 
+def test_what_chunks_have_in_common_is_computed_once():
+    kernels = [jnp.asarray(np.random.default_rng(k).normal(size=(3, 3, 16, 16)), jnp.float32) for k in range(4)]
+    numbers = ("NHWC", "HWIO", "NHWC")
+
+    def net(x):
+        for k, kernel in enumerate(kernels):
+            with jax.named_scope(f"layer{k}"):
+                x = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=numbers)
+            x = jax.nn.relu(x)
+        return x.mean((1, 2))
+
+    x = jnp.ones((1, 24, 24, 16), jnp.float32)
+    compiled = lambda f: jax.jit(f).lower(x).compile()
+    text = compiled(maps(net, "layer3", rules=jrlrp.epsilon_plus(), batch_size=4)).as_text()
+    convolutions = [line for line in text.splitlines() if " convolution(" in line]
+    repeated = [line for line in convolutions if "while/body" in line]
+    assert len(convolutions) > len(repeated) >= 4
+    assert not [line for line in repeated if "= f32[4,24,24,16]" not in line]  # those of four maps, of no forward pass
+    assert not [line for line in convolutions if "01oi" in line]  # with which XLA's CPU backend is slow in a loop
+
+
+@pytest.mark.parametrize("strides, groups", [((1, 1), 1), ((2, 1), 1), ((2, 2), 2)])
+def test_chunks_of_convolutions_in_any_layout(strides, groups):
+    rng = np.random.default_rng(0)
+    first, second = rng.normal(size=(6, 2, 3, 2)), rng.normal(size=(4, 6 // groups, 3, 3))
+    x = jnp.asarray(rng.normal(size=(2, 2, 9, 8)))
+
+    def net(x):
+        x = jax.nn.relu(jax.lax.conv_general_dilated(x, jnp.asarray(first, x.dtype), (1, 1), "SAME"))
+        return jax.lax.conv_general_dilated(
+            x, jnp.asarray(second, x.dtype), strides, "VALID", feature_group_count=groups
+        ).mean((2, 3))
+
+    for rules in (jrlrp.epsilon(), jrlrp.epsilon_plus(), jrlrp.AlphaBeta(2, -1)):
+        found = jax.jit(maps(net, "conv#0", axis=1, rules=rules, batch_size=2))(x)
+        for channel, mask in enumerate(np.eye(6)):
+            wanted = jrlrp.relevance(net, rules=rules, conditions={"conv#0": mask[:, None, None]})(x)
+            np.testing.assert_allclose(found[channel], wanted, atol=1e-9 * np.abs(wanted).max())
+
+
 def test_scores_sums_and_maxima():
     kw = {"rules": ZERO, "target": 0}
     for of, at in (("relevance", 1), ("activation", 0)):

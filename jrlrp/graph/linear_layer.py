@@ -14,6 +14,7 @@ from jrlrp.primitives.row import Op
 from jrlrp.rewrites.fast import DepthwiseConv
 from jrlrp.rules import layer as seen
 from jrlrp.trace import compat
+from jrlrp.trace.hoist import waits
 from jrlrp.trace.program import Equation, Literal, Var
 
 Array = Any
@@ -74,7 +75,7 @@ class LinearLayer(Layer, seen.LinearLayer):
 
     @cached_property
     def _zero(self) -> Array:
-        return zero_after(jax.lax.stop_gradient(self._relevance)).astype(self.dtype)
+        return waits(zero_after(jax.lax.stop_gradient(self._relevance))).astype(self.dtype)
 
     def waiting(self, inputs: Sequence[Array]) -> Sequence[Array]:
         return [x + self._zero for x in inputs]
