@@ -136,6 +136,7 @@ TO_COME = {
     ("gate", "softmax of two"),  # which is a sigmoid
     ("residual", "sum of a stack"),  # a sum over an axis, as the states of a loop have
     ("residual", "twice the mean"),
+    ("tanh", "by exp"),  # whose exponentials are read twice
     ("scale and shift", "einsum"),  # the bias after what moves is a summand of what comes next
     ("group norm", "parts"),  # the gain after what moves is a layer of its own
     ("group norm", "flat"),
