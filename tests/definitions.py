@@ -38,10 +38,15 @@ def _output(node, values):
     return values[node.output]
 
 
-def _grouped(node, values):
-    """Return a matrix that says which entries are in one group, for segments."""
-    index = np.asarray(values[node.group.index]).reshape(-1)
-    return (index[:, None] == index[None]).astype(float)
+def _total(p, group, values):
+    """Return for each entry the sum over its segment."""
+    lead = p.shape[: group.lead]
+    index = np.asarray(values[group.index]).reshape(*lead, p.shape[group.dim])
+    total, moved = np.zeros_like(p), np.moveaxis(p, group.dim, group.lead)
+    for at in np.ndindex(lead):
+        same = index[at][:, None] == index[at][None]
+        np.moveaxis(total, group.dim, group.lead)[at] = np.tensordot(same.astype(float), moved[at], 1)
+    return total
 
 
 def _softmax(node, inputs, values):
@@ -53,9 +58,7 @@ def _softmax(node, inputs, values):
         expected = np.asarray(jax.nn.softmax(x, axes))
         return y, np.where(np.isnan(expected) & (y == 0), 0, expected) * y.sum(axes, keepdims=True)
     p = np.exp(x)
-    same = _grouped(node, values)
-    total = np.tensordot(same, p, 1)
-    return y, p / total * np.tensordot(same, y, 1)
+    return y, p / _total(p, node.group, values) * _total(y, node.group, values)
 
 
 def _log_sum_exp(node, inputs, values):
