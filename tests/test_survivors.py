@@ -630,7 +630,7 @@ def test_an_approximate_choice_keeps_the_examples_of_a_batch_apart(name):
 
 # Length.
 
-LENGTH = 3000
+LENGTH = 2000
 NUMBERS = np.random.default_rng(0).uniform(0.5, 1.5, LENGTH).tolist()
 
 
