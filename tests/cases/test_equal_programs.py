@@ -268,9 +268,10 @@ def test_the_map_is_that_of_the_plain_program(plain, spelt, rules):
     of_plain = jrlrp.relevance(plain, rules=RULES[rules])(x)
     value, r = jrlrp.value_and_relevance(spelt, rules=RULES[rules])(x)
     np.testing.assert_allclose(value, spelt(x), 1e-12, 1e-12)
-    captured, _ = jrlrp.relevance(spelt, rules=RULES[rules], capture="*")(x)
-    assert np.max(np.abs(r - captured)) <= 1e-12 * np.max(np.abs(r))
     assert np.max(np.abs(r - of_plain)) <= 1e-6 * np.max(np.abs(of_plain))
+    if rules in ("default", "attn_lrp"):  # relevance by R-LRP, and ratios
+        captured, _ = jrlrp.relevance(spelt, rules=RULES[rules], capture="*")(x)
+        assert np.max(np.abs(r - captured)) <= 1e-12 * np.max(np.abs(r))
 
 
 @pytest.mark.parametrize("rules", ["default", "attn_lrp"])

@@ -79,7 +79,8 @@ FOUND = {
 
 def of_crp(net, what):
     x = jnp.asarray(CRP[f"{net}/input"])
-    return deviation(FOUND[what](network(CRP, net), LAYERS[net], x), CRP[f"{net}/{what}"])
+    find = jax.jit(partial(FOUND[what], network(CRP, net), LAYERS[net]))
+    return deviation(find(x), CRP[f"{net}/{what}"])
 
 
 def of_rap():
