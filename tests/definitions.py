@@ -38,14 +38,15 @@ def _output(node, values):
     return values[node.output]
 
 
-def _total(p, group, values):
-    """Return for each entry the sum over its segment."""
+def _in_segments(p, group, values, reduce):
+    """Return for each entry what `reduce(entries, axis)` makes of its segment."""
     lead = p.shape[: group.lead]
     index = np.asarray(values[group.index]).reshape(*lead, p.shape[group.dim])
     total, moved = np.zeros_like(p), np.moveaxis(p, group.dim, group.lead)
     for at in np.ndindex(lead):
         same = index[at][:, None] == index[at][None]
-        np.moveaxis(total, group.dim, group.lead)[at] = np.tensordot(same.astype(float), moved[at], 1)
+        for k, own in enumerate(same):
+            np.moveaxis(total, group.dim, group.lead)[(*at, k)] = reduce(moved[at][own], 0)
     return total
 
 
@@ -57,8 +58,9 @@ def _softmax(node, inputs, values):
         axes = tuple(node.group.dims)
         expected = np.asarray(jax.nn.softmax(x, axes))
         return y, np.where(np.isnan(expected) & (y == 0), 0, expected) * y.sum(axes, keepdims=True)
-    p = np.exp(x)
-    return y, p / _total(p, node.group, values) * _total(y, node.group, values)
+    over = lambda v, reduce: _in_segments(v, node.group, values, reduce)
+    p = np.exp(x - over(x, np.max))
+    return y, p / over(p, np.sum) * over(y, np.sum)
 
 
 def _log_sum_exp(node, inputs, values):
