@@ -86,7 +86,7 @@ def maps(
         def one(channel: Array) -> Any:
             mask = jnp.reshape(_one_hot(channel, count), (count, *ones))
             own = _steered(traced, conditions={at: mask})
-            passed = own.explain()
+            passed = own.explain(waits=False)  # so that what all channels have in common can be hoisted
             return passed.propagate(own.initial(passed.out))[0]
 
         if not len(wanted):

@@ -35,6 +35,8 @@ class Course:
       masks: what multiplies the relevance that comes to a node's output, broadcasting to it, with a leading axis of
         turns for each scan around the node.
       shown: the nodes whose outputs are returned too, each with the form in which relevance comes to them there.
+      waits: whether what rules make of weights and inputs alone waits for relevance, for memory's sake; not where it is
+        to serve several pullbacks.
     """
 
     rules: Mapping[Node, Rule]
@@ -42,6 +44,7 @@ class Course:
     probes: Mapping[Node, Probe] = field(default_factory=dict)
     masks: Mapping[Node, Any] = field(default_factory=dict)
     shown: Mapping[Node, Form] = field(default_factory=dict)
+    waits: bool = True
 
 
 def interpret(
@@ -72,7 +75,7 @@ def interpret(
             handed = way.handed.get(step, Form.NONE)
             arguments = [values.handing(x, handed) for x in step.inputs]
             constants = [values.held(x) for x in step.constants]
-            place = _Place(step, handed, tuple(map(way.form, step.outputs)))
+            place = _Place(step, handed, tuple(map(way.form, step.outputs)), course.waits)
             run = _run_node if step not in probes else partial(_run_probed, probe=probes[step])
             made = run(place, rules.get(step), arguments, constants, course.masks.get(step))
             values.update(zip(step.outputs, made, strict=True))
@@ -129,6 +132,7 @@ class _Place:
     node: Node
     handed: Form
     comes: tuple[Form, ...]
+    waits: bool
 
 
 def _run_node(
@@ -146,7 +150,8 @@ def _run_node(
     if rule is None or rule.native or (handed is Form.RATIO and rule.is_derivative(node)):
         outputs = node.run(inputs, constants)
     else:
-        outputs = (_bind if handed is Form.RELEVANCE else _edited)(node, rule, inputs, constants)
+        bind = partial(_bind, waits=place.waits) if handed is Form.RELEVANCE else _edited
+        outputs = bind(node, rule, inputs, constants)
 
     def converted(z: Any, comes: Form) -> Any:
         epsilon = 0.0
@@ -295,7 +300,7 @@ def _cotangent(relevance: Any, z: Any) -> Any:
     return np.zeros(z.shape, jax.dtypes.float0)
 
 
-def _bind(node: Node, rule: Rule, inputs: Sequence[Any], constants: Sequence[Any]) -> Sequence[Any]:
+def _bind(node: Node, rule: Rule, inputs: Sequence[Any], constants: Sequence[Any], waits: bool) -> Sequence[Any]:
     """Evaluate a node as a function whose pullback is its rule, of relevance."""
     parameters, put_back = rule.split()
 
@@ -310,7 +315,7 @@ def _bind(node: Node, rule: Rule, inputs: Sequence[Any], constants: Sequence[Any
     def backward(residuals, relevances):
         inputs, constants, parameters, outputs = residuals
         wide_inputs, outputs, received = _widened(inputs), _widened(outputs), _bounded(_widened(relevances))
-        rule, layer = put_back(parameters), layer_of(node, inputs, constants, received)
+        rule, layer = put_back(parameters), layer_of(node, inputs, constants, received, waits)
         made = (outputs[0], received[0]) if len(outputs) == 1 else (outputs, received)
         shares = rule(layer, layer.waiting(wide_inputs), *made)
         _check_shares(rule, node, shares)

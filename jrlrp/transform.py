@@ -209,7 +209,11 @@ class Traced:
 
     @own_arithmetic
     def explain(
-        self, probes: Mapping[Node, Probe] = MappingProxyType({}), wanted: Iterable[Node] = (), by_example: bool = False
+        self,
+        probes: Mapping[Node, Probe] = MappingProxyType({}),
+        wanted: Iterable[Node] = (),
+        by_example: bool = False,
+        waits: bool = True,
     ) -> Explained:
         """Run the function forwards so that relevance can come back; raises before anything runs.
 
@@ -217,6 +221,7 @@ class Traced:
           probes: what to measure of the nodes' relevance.
           wanted: nodes whose outputs are to be shown.
           by_example: whether who asks has to know which entries are one example's.
+          waits: see `Course`.
         """
         graph, rules, count = self.graph, self.rules(), len(self.graph.outputs)
         asked = self.steered
@@ -237,7 +242,7 @@ class Traced:
             values = {**inputs, **dict(zip(graph.explained, start, strict=True))}
             placed = {node: replace(probes[node], zeros=zero) for node, zero in zip(probes, zeros, strict=True)}
             ends = [*zip(graph.outputs, given, strict=True), *((v, Form.NONE) for v in later)]
-            outputs, made = interpret(graph, values, ends, Course(rules, way, placed, asked.masks, forms))
+            outputs, made = interpret(graph, values, ends, Course(rules, way, placed, asked.masks, forms, waits))
             return (outputs[:count], [made[node] for node in forms]), outputs[count:]
 
         # Cotangents have to vary over a mesh as the probes do.

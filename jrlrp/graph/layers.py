@@ -116,8 +116,9 @@ class ProductLayer(Layer, seen.ProductLayer):
       contraction: whether it sums over axes.
     """
 
-    def __init__(self, node: Product, constants: Sequence[Array]):
+    def __init__(self, node: Product, constants: Sequence[Array], waits: bool = True):
         super().__init__(node, constants)
+        self._waits = waits
         self.gates, self.inverse = node.gates, node.inverse
         self.origins, self.contraction = node.origins, node.contraction
 
@@ -141,7 +142,7 @@ class ProductLayer(Layer, seen.ProductLayer):
         )
         # Attention of a row that is masked out whole is 0/0, and its relevance 0: together they must not be NaN.
         weight = jnp.where(jnp.isfinite(inputs[other]), inputs[other], 0)
-        return LinearLayer(node, [weight], inputs[k], relevance)
+        return LinearLayer(node, [weight], inputs[k], relevance if self._waits else None)
 
 
 class CustomLayer(Layer, seen.CustomLayer):
@@ -196,10 +197,16 @@ class SoftmaxLayer(Layer, seen.SoftmaxLayer):
         return r.reshape([1 if d in self._group.dims else n for d, n in enumerate(x.shape)])
 
 
-def layer_of(node: Node, inputs: Sequence[Array], constants: Sequence[Array], relevances: Sequence[Array]) -> Layer:
-    """Return the numbers of a node whose outputs have these relevances."""
+def layer_of(
+    node: Node,
+    inputs: Sequence[Array],
+    constants: Sequence[Array],
+    relevances: Sequence[Array],
+    waits: bool = True,
+) -> Layer:
+    """Return the numbers of a node whose outputs have these relevances, for which what it is made of waits, or not."""
     if isinstance(node, Affine):
-        return LinearLayer(node, constants, inputs[0], relevances[0])
+        return LinearLayer(node, constants, inputs[0], relevances[0] if waits else None)
     if isinstance(node, Normalisation):
         return NormalisationLayer(node, constants, inputs[0])
     if isinstance(node, Activation):
@@ -209,7 +216,7 @@ def layer_of(node: Node, inputs: Sequence[Array], constants: Sequence[Array], re
     if isinstance(node, Choice):
         return ChoiceLayer(node, constants)
     if isinstance(node, Product):
-        return ProductLayer(node, constants)
+        return ProductLayer(node, constants, waits)
     if isinstance(node, Custom):
         return CustomLayer(node, constants)
     if isinstance(node, (Softmax, LogSumExp)):

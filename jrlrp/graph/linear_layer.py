@@ -14,7 +14,6 @@ from jrlrp.primitives.row import Op
 from jrlrp.rewrites.fast import DepthwiseConv
 from jrlrp.rules import layer as seen
 from jrlrp.trace import compat
-from jrlrp.trace.hoist import waits
 from jrlrp.trace.program import Equation, Literal, Var
 
 Array = Any
@@ -64,7 +63,8 @@ class LinearLayer(Layer, seen.LinearLayer):
       positive_weight, negative_weight: their parts of one sign.
     """
 
-    def __init__(self, node: Affine, constants: Sequence[Array], x: Array, relevance: Array):
+    def __init__(self, node: Affine, constants: Sequence[Array], x: Array, relevance: Array | None):
+        """Take the relevance that the layer waits for, None for a layer that waits for none."""
         super().__init__(node, constants)
         self._relevance = relevance
         self.dtype = wide(node.output.dtype, node.inputs[0].dtype)
@@ -75,7 +75,9 @@ class LinearLayer(Layer, seen.LinearLayer):
 
     @cached_property
     def _zero(self) -> Array:
-        return waits(zero_after(jax.lax.stop_gradient(self._relevance))).astype(self.dtype)
+        if self._relevance is None:
+            return jnp.zeros((), self.dtype)
+        return zero_after(jax.lax.stop_gradient(self._relevance)).astype(self.dtype)
 
     def waiting(self, inputs: Sequence[Array]) -> Sequence[Array]:
         return [x + self._zero for x in inputs]

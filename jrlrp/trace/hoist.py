@@ -4,27 +4,19 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.ad_checkpoint import checkpoint_name
-from jax.extend.core.primitives import conv_general_dilated_p
 
+from jrlrp.primitives.register import look_up
+from jrlrp.primitives.row import Op
 from jrlrp.trace import compat
 
 _Values = dict[Any, Any]
-_WAITS = "jrlrp: waits"
-
-
-def waits(zero: Any) -> Any:
-    """Mark a zero by which something waits; what is hoisted waits for nothing."""
-    return checkpoint_name(zero, _WAITS)
 
 
 def hoisted(function: Callable[[Any], Any], example: Any) -> Callable[[Any], Any]:
     """Return a function equal to `function` for arrays of the shape and dtype of `example`.
 
-    All that depends on no argument is computed now, what only waits for one too; `jax.lax.map` of what is left does not
-    repeat it.
+    All that depends on no argument is computed now; `jax.lax.map` of what is left does not repeat it.
     """
     closed, out = jax.make_jaxpr(function, return_shape=True)(example)
     (argument,) = closed.jaxpr.invars
@@ -72,16 +64,13 @@ class _Program:
 
     def _add(self, eqn: Any, arguments: Sequence[Any], outputs: Sequence[Any]) -> None:
         depends = [not compat.is_literal(v) and v in self._depending for v in arguments]
-        if eqn.params.get("name") == _WAITS:
-            self.known[outputs[0]] = jnp.zeros(eqn.outvars[0].aval.shape, eqn.outvars[0].aval.dtype)
-            return
         if not any(depends):
             found = compat.run(eqn, [_read(v, self.known) for v in arguments])
             self.known.update(zip(outputs, found, strict=True))
             return
         self._depending.update(outputs)
         run: Callable[..., Sequence[Any]] = lambda *values: compat.run(eqn, values)
-        if eqn.primitive is conv_general_dilated_p and depends == [True, False]:
+        if look_up(eqn.primitive)[0].op is Op.CONV and depends == [True, False]:
             lay_out, run = _in_order(eqn)
             kernel = self._new()
             self.known[kernel] = lay_out(_read(arguments[1], self.known))

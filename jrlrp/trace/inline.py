@@ -70,6 +70,12 @@ def _variable(v: Any) -> Var:
     return Var(v.aval.shape, v.aval.dtype)
 
 
+def _keeps_values(cast: Equation) -> bool:
+    """Tell whether a cast rounds no number."""
+    (x,), z = cast.inputs, cast.output
+    return jnp.issubdtype(x.dtype, jnp.inexact) and jnp.promote_types(x.dtype, z.dtype) == z.dtype
+
+
 _DEAR = (Op.DOT, Op.CONV)
 
 
@@ -161,7 +167,7 @@ class _Inliner:
         if row.op is not Op.PRODUCT or len(eqn.params["axes"]) != 1:
             return []
         (axis,), made = eqn.params["axes"], self._made.get(arguments[0])
-        while made is not None and made.op is Op.CAST and jnp.issubdtype(made.inputs[0].dtype, jnp.inexact):
+        while made is not None and made.op is Op.CAST and _keeps_values(made):
             made = self._made.get(made.inputs[0])
         if made is None or not all(jnp.issubdtype(v.dtype, jnp.inexact) for v in made.inputs):
             return []

@@ -356,3 +356,13 @@ def test_no_factor_is_lost_in_a_product_of_nothing_or_of_integers():
     np.testing.assert_allclose(
         jrlrp.relevance(f, rules=jrlrp.epsilon(), target="all")(X[:, 0]), 6 * np.eye(1, 6) * X[:, 0]
     )
+
+
+def test_a_product_of_a_stack_is_rounded_as_it_was():
+    stacked = lambda x: jnp.stack([x @ W, x @ V])
+    f = lambda x: jnp.prod(stacked(x).astype(jnp.bfloat16).astype(x.dtype), 0) @ D
+    value, r = jrlrp.value_and_relevance(f)(jnp.asarray(X))
+    np.testing.assert_array_equal(value, f(jnp.asarray(X)))
+    wider = lambda x: jnp.prod(stacked(x.astype(jnp.float32)).astype(x.dtype), 0) @ D
+    kinds = [node.kind for node in jrlrp.plan(wider, X).nodes]
+    assert kinds.count("product") == 1 and np.isfinite(r).all()
