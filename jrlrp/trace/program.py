@@ -162,7 +162,9 @@ class Region(Equation):
         if not same.keys() & set(self.inputs):
             return self
         inputs = tuple(same.get(v, v) for v in self.inputs)
-        return replace(self, inputs=inputs, equations=tuple(eqn.reading(same) for eqn in self.equations))
+        made = {v for eqn in self.equations for v in eqn.outputs}  # what is made inside has the name that it has there
+        inside = {v: u for v, u in same.items() if v not in made}
+        return replace(self, inputs=inputs, equations=tuple(eqn.reading(inside) for eqn in self.equations))
 
     @property
     def operands(self) -> tuple[Var, ...]:

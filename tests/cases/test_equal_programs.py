@@ -366,3 +366,18 @@ def test_a_product_of_a_stack_is_rounded_as_it_was():
     wider = lambda x: jnp.prod(stacked(x.astype(jnp.float32)).astype(x.dtype), 0) @ D
     kinds = [node.kind for node in jrlrp.plan(wider, X).nodes]
     assert kinds.count("product") == 1 and np.isfinite(r).all()
+
+
+def test_a_value_that_is_computed_twice_inside_and_outside_of_what_is_read_as_one():
+    """tanh(x) · (shares · x) times a scale: the product's own equations name values that are others' repeated."""
+    scale, shift = jnp.arange(1.0, 7.0), jnp.ones(6)
+
+    def f(x):
+        p = jax.nn.relu(x @ V)
+        h = jnp.tanh(x) * (p / (p.sum(-1, keepdims=True) + 1) * x)
+        return h * (shift / scale) + (shift - shift * shift / scale)
+
+    x = jnp.asarray(X[:, 0])
+    r = jrlrp.relevance(f, rules=jrlrp.epsilon(), target="all")(x)
+    without_shift = f(x) - (shift - shift * shift / scale)
+    np.testing.assert_allclose(r.sum(), without_shift.sum(), 1e-4)
