@@ -75,7 +75,8 @@ def interpret(
             handed = way.handed.get(step, Form.NONE)
             arguments = [values.handing(x, handed) for x in step.inputs]
             constants = [values.held(x) for x in step.constants]
-            place = _Place(step, handed, tuple(map(way.form, step.outputs)), course.waits)
+            needs = way.needed.get(step, handed)
+            place = _Place(step, handed, needs, tuple(map(way.form, step.outputs)), course.waits)
             run = _run_node if step not in probes else partial(_run_probed, probe=probes[step])
             made = run(place, rules.get(step), arguments, constants, course.masks.get(step))
             values.update(zip(step.outputs, made, strict=True))
@@ -127,10 +128,11 @@ def _needing(x: Any, comes: Form, form: Form, epsilon: Any = 0.0) -> Any:
 
 @dataclass(frozen=True, eq=False)
 class _Place:
-    """A node, what it hands to its inputs, and the form in which relevance comes to each of its outputs."""
+    """A node, what it hands to its inputs, what it needs, and the form in which relevance comes to each output."""
 
     node: Node
     handed: Form
+    needs: Form
     comes: tuple[Form, ...]
     waits: bool
 
@@ -143,21 +145,21 @@ def _run_node(
     Args:
       mask: what multiplies the relevance that comes to its one output; None for nothing.
     """
-    node, handed = place.node, place.handed
+    node, handed, needs = place.node, place.handed, place.needs
     if handed is Form.NONE:
         return node.run(inputs, constants)
     outputs: Sequence[Any]
     if rule is None or rule.native or (handed is Form.RATIO and rule.is_derivative(node)):
         outputs = node.run(inputs, constants)
     else:
-        bind = partial(_bind, waits=place.waits) if handed is Form.RELEVANCE else _edited
+        bind = _edited if needs is Form.RATIO else partial(_bind, handed=handed, waits=place.waits)
         outputs = bind(node, rule, inputs, constants)
 
     def converted(z: Any, comes: Form) -> Any:
         epsilon = 0.0
-        if rule is not None and handed is Form.RATIO:
+        if rule is not None and needs is Form.RATIO:
             epsilon = rule.stabilizer(layer_of(node, inputs, constants, [z]), z)
-        z = _needing(z, comes, handed, epsilon)
+        z = _needing(z, comes, needs, epsilon)
         return z if mask is None else masked(z, mask)
 
     return [converted(z, comes) for z, comes in zip(outputs, place.comes, strict=True)]
@@ -300,8 +302,10 @@ def _cotangent(relevance: Any, z: Any) -> Any:
     return np.zeros(z.shape, jax.dtypes.float0)
 
 
-def _bind(node: Node, rule: Rule, inputs: Sequence[Any], constants: Sequence[Any], waits: bool) -> Sequence[Any]:
-    """Evaluate a node as a function whose pullback is its rule, of relevance."""
+def _bind(
+    node: Node, rule: Rule, inputs: Sequence[Any], constants: Sequence[Any], *, handed: Form, waits: bool
+) -> Sequence[Any]:
+    """Evaluate a node as a function whose pullback is its rule, of relevance, which it hands on in a form."""
     parameters, put_back = rule.split()
 
     @jax.custom_vjp
@@ -317,7 +321,7 @@ def _bind(node: Node, rule: Rule, inputs: Sequence[Any], constants: Sequence[Any
         wide_inputs, outputs, received = _widened(inputs), _widened(outputs), _bounded(_widened(relevances))
         rule, layer = put_back(parameters), layer_of(node, inputs, constants, received, waits)
         made = (outputs[0], received[0]) if len(outputs) == 1 else (outputs, received)
-        shares = rule(layer, layer.waiting(wide_inputs), *made)
+        shares = (rule if handed is Form.RELEVANCE else rule.ratios)(layer, layer.waiting(wide_inputs), *made)
         _check_shares(rule, node, shares)
         return tuple(_rounded(r, x) for r, x in zip(shares, inputs, strict=True)), None, None
 

@@ -23,12 +23,14 @@ class Travel:
 
     Attributes:
       forms: of each variable that relevance comes to, those of bodies too.
-      handed: what each node hands to its inputs, which is also what it needs of its outputs.
+      handed: what each node hands to its inputs.
+      needed: what each node needs of its outputs, where that is something else.
       leaving: for each body, what is handed to its outputs.
     """
 
     forms: Mapping[Var, Form] = field(default_factory=dict)
     handed: Mapping[Node, Form] = field(default_factory=dict)
+    needed: Mapping[Node, Form] = field(default_factory=dict)
     leaving: Mapping[Body, Mapping[Var, Form]] = field(default_factory=dict)
 
     def form(self, v: Var) -> Form:
@@ -70,22 +72,42 @@ def travel(graph: Graph, rules: Mapping[Node, Rule], given: Sequence[Form], star
       given: the form in which relevance comes to each output.
       starts: the nodes at whose output more relevance begins, as R: what has no ratio where the value is 0.
     """
-    walk = _Travel(rules, starts)
+    preferring = _Preferring(rules)
+    preferring.over(graph.own_nodes, {})
+    walk = _Travel(rules, starts, preferring.values)
     start: dict[Var, Form] = dict.fromkeys(graph.explained, Form.RELEVANCE)
     for v, form in zip(graph.outputs, given, strict=True):
         start[v] = max(start.get(v, Form.NONE), form)
     walk.over(graph.own_nodes, start)
-    return Travel(walk.values, walk.handed, walk.entered)
+    return Travel(walk.values, walk.handed, walk.needed, walk.entered)
+
+
+class _Preferring(NodeWalk[bool]):
+    """The variables whose makers would divide relevance by their values, and so had rather take the ratio."""
+
+    def __init__(self, rules: Mapping[Node, Rule]):
+        super().__init__()
+        self.rules = rules
+
+    def made(self, step: Node, values: Mapping[Var, bool]) -> Iterable[tuple[Var, bool]]:
+        rule, passed = self.rules.get(step), any(v in values for v in step.inputs)
+        if rule is None or rule.native or step.native:
+            prefers = passed
+        elif rule.hands(step, Form.RELEVANCE) is Form.RATIO:
+            prefers = True
+        else:
+            prefers = passed and rule.hands(step, Form.RATIO) is Form.RATIO
+        return [(v, True) for v in step.outputs] if prefers else ()
 
 
 class _Travel(NodeWalk[Form]):
     forward = False
 
-    def __init__(self, rules: Mapping[Node, Rule], starts: Collection[Node]):
+    def __init__(self, rules: Mapping[Node, Rule], starts: Collection[Node], preferring: Collection[Var]):
         super().__init__()
-        self.rules = rules
-        self.starts = starts
+        self.rules, self.starts, self.preferring = rules, starts, preferring
         self.handed: dict[Node, Form] = {}
+        self.needed: dict[Node, Form] = {}
 
     def join(self, old: Form, new: Form) -> Form:
         return max(old, new)
@@ -108,6 +130,8 @@ class _Travel(NodeWalk[Form]):
             handed = rule.hands(step, received)
             if received is Form.RELEVANCE and handed is Form.RATIO and any(map(_is_short, step.outputs)):
                 handed = Form.RELEVANCE
+            if rule.has_ratios and all(v in self.preferring and not _is_short(v) for v in step.inputs):
+                self.needed[step], handed = handed, Form.RATIO
         self.handed[step] = handed
         passes = [True] * len(step.inputs) if rule is None else rule.passes(step)
         return own + [(v, handed) for v, passed in zip(step.inputs, passes, strict=True) if passed and handed]

@@ -35,6 +35,8 @@ class Rule:
     Attributes:
       kinds: the kinds of node that the rule can serve; a subclass may write any iterable of them.
       native: JAX's own derivative of the node is the rule.
+      has_ratios: the rule needs relevance of the outputs as R, and knows that of the inputs in parts of their values
+        without a division: it defines `ratios`.
 
     Raises:
       RuleError: for parameters that a subclass has no fields for.
@@ -42,6 +44,7 @@ class Rule:
 
     kinds: ClassVar[frozenset[str]] = frozenset()
     native: ClassVar[bool] = False
+    has_ratios: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -83,6 +86,10 @@ class Rule:
         A rule that hands on ratios defines `push`, and none of the others has to.
         """
         return Form.RELEVANCE
+
+    def ratios(self, layer: Any, inputs: Sequence[Array], output: Array, relevance: Array) -> tuple[Array, ...]:
+        """Return what a call returns, each in parts of its input: R_i / x_i, also where x_i is 0."""
+        raise RuleError(f"{type(self).__name__} defines no ratios(layer, inputs, output, relevance).")
 
     def is_derivative(self, node: Any) -> bool:
         """Tell whether JAX's own derivative of a node hands on its ratios."""

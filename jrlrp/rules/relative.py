@@ -1,6 +1,6 @@
 """`Relative` and `RelativePlus`: R-LRP, which divides by no activation."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,24 +30,39 @@ class Relative(RescalingRule):
 
     kinds = LINEAR_KINDS
 
+    has_ratios = True
+
     def __call__(self, layer: LinearLayer, inputs: Sequence[Array], output: Array, relevance: Array) -> tuple[Array]:
         (x,) = inputs
+        gains, scaled = self._scaling(layer, x, output, relevance)
+        return (scaled(saturate(x * gains, x.dtype)),)
+
+    def ratios(self, layer: LinearLayer, inputs: Sequence[Array], output: Array, relevance: Array) -> tuple[Array]:
+        (x,) = inputs
+        gains, scaled = self._scaling(layer, x, output, relevance)
+        return (scaled(gains),)
+
+    def _scaling(
+        self, layer: LinearLayer, x: Array, output: Array, relevance: Array
+    ) -> tuple[Array, Callable[[Array], Array]]:
+        """Return what each input gets in parts of it, but for κ, and what multiplies by κ."""
         x_axis, z_axis = layer.input_axes[0], layer.output_axis
         # κ undoes any positive factor of an example. Mean sizes are divided out on the way, so that no sum of large
         # relevance leaves the dtype.
         size = mean_size(relevance, z_axis)
         unit = relevance / spread(_or_one(size), relevance, z_axis)
         sign = (output > 0).astype(unit.dtype) - (output < 0).astype(unit.dtype)
-        share = saturate(self._messages(layer, x, unit, sign), x.dtype)
+        gains = self._gains(layer, x, unit, sign)
+        share = saturate(x * gains, x.dtype)
         sizes = layer.vector_means(jnp.abs(share), jnp.abs(unit))
         if sizes is None:  # then those of each example, of which the units have a mean size of 1
             sizes = spread(mean_size(share, x_axis), x, x_axis), unit.size / max(x.size, 1)
         of_share, of_unit = sizes
-        return (share / _or_one(of_share) * of_unit * spread(size, x, x_axis),)
+        return gains, lambda v: v / _or_one(of_share) * of_unit * spread(size, x, x_axis)
 
-    def _messages(self, layer: LinearLayer, x: Array, unit: Array, sign: Array) -> Array:
-        """Return the messages that each input gets, added up, but for positive factors of an example."""
-        return x * layer.pull(unit * sign)
+    def _gains(self, layer: LinearLayer, x: Array, unit: Array, sign: Array) -> Array:
+        """Return the sum of messages to each input in parts of it, but for positive factors of an example."""
+        return layer.pull(unit * sign)
 
 
 @dataclass(frozen=True, repr=False)
@@ -64,11 +79,11 @@ class RelativePlus(Relative):
     def unfit(self, node: Any) -> str | None:
         return without_weights(self, node) or super().unfit(node)
 
-    def _messages(self, layer: LinearLayer, x: Array, unit: Array, sign: Array) -> Array:
+    def _gains(self, layer: LinearLayer, x: Array, unit: Array, sign: Array) -> Array:
         # (s v)⁺ = (s v + |s| |v|) / 2, so that one product of |x| and |w| serves inputs of either sign; κ has the half.
         # The two cancel up to rounding, so what gets nothing may get some 1e-7 of the largest message in float32.
         weight = None if layer.weight is None else jnp.abs(layer.weight)  # a pool's are positive
-        return x * layer.pull(unit * sign) + jnp.abs(x) * layer.pull(unit * jnp.abs(sign), weight)
+        return layer.pull(unit * sign) + jnp.sign(x) * layer.pull(unit * jnp.abs(sign), weight)
 
 
 def _or_one(x: Array) -> Array:
