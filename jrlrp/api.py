@@ -119,7 +119,7 @@ def relevance(
       argnums: which positional argument to explain, or a tuple of them. Floating-point leaves get relevance of their
         own shape and dtype, integer leaves (token ids) float32 relevance for each id.
       rules: a composite (a preset, say `epsilon_plus()`), one rule for all affine layers, or None for
-        `relative_plus()`.
+        `default()`.
       target: what of the output to explain. "max": the highest entry along the last axis, at each position; an int or
         an integer array of the output's shape without its last axis: those entries (negative ones count from the
         end; a traced one out of range explains nothing); "all": the whole output; a callable: it gets the output and
@@ -158,7 +158,7 @@ def relevance(
       UnsupportedError: for primitives that have no rule, listing all of them.
 
     Source: Bach et al. 2015, "On Pixel-Wise Explanations for Non-Linear Classifier Decisions by Layer-Wise Relevance
-    Propagation"; the default rules are R-LRP's, see `relative_plus`.
+    Propagation"; of the default rules, see `default`.
     """
     check_argnums("relevance", argnums)
     both = value_and_relevance(

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jrlrp.api import check_argnums
 from jrlrp.composites.composite import Composite, as_composite
 from jrlrp.composites.matcher import match
-from jrlrp.composites.presets import relative_plus
+from jrlrp.composites.presets import default
 from jrlrp.errors import ArgumentError, TargetError
 from jrlrp.rules.alphabeta import AlphaBeta
 from jrlrp.rules.base import Array, Rule, ratio
@@ -160,7 +160,7 @@ def contrast(
     chosen, other = _class(target), _against(against)
     if type(against) is int and against == target:
         raise ArgumentError(f"contrast of class {target!r} against itself is 0 everywhere; choose another `against`.")
-    composite, negated = as_composite(rules, relative_plus), isinstance(against, str) and against == "negated"
+    composite, negated = as_composite(rules, default), isinstance(against, str) and against == "negated"
     if negated and composite.gradient:
         raise ArgumentError('against="negated" changes the rule of the last layers, and gradient × input has no rules.')
 

@@ -14,7 +14,7 @@ import numpy as np
 from jrlrp.analyses.reach import reached
 from jrlrp.analyses.travel import travel
 from jrlrp.composites.composite import Composite, as_composite, choose_rules
-from jrlrp.composites.presets import relative_plus
+from jrlrp.composites.presets import default
 from jrlrp.conditions import Steered, Steering, steered, steering
 from jrlrp.errors import ArgumentError, TargetError, UnreachedError, UnsupportedError, describe, warn
 from jrlrp.graph.graph import Graph
@@ -72,7 +72,7 @@ def options(
         raise ArgumentError(f"unknown={unknown!r}: expected one of {', '.join(map(repr, _UNKNOWN))}.")
     if target is not None and target.form is None and not start:
         raise TargetError(f"target=None gives the output no relevance, and there is no start={{...}}: {FORMS}.")
-    composite, declared = as_composite(rules, relative_plus), declarations(primitives)
+    composite, declared = as_composite(rules, default), declarations(primitives)
     return Options(composite, argnums, target, has_aux, unknown, declared, steering(conditions, start))
 
 

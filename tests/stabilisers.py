@@ -9,7 +9,7 @@ from jrlrp.composites.composite import as_composite
 
 def refined(rules: Any, epsilon: float = 1e-12) -> jrlrp.Composite:
     """Return rules, or the default for None, as a composite that has `epsilon` wherever they have the field's 1e-6."""
-    composite = as_composite(rules, jrlrp.relative_plus)
+    composite = as_composite(rules, jrlrp.default)
     if composite.gradient:
         return composite
     entries = tuple((matcher, _refined(rule, epsilon)) for matcher, rule in composite.entries)

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any, Generic, TypeVar
 
 from jrlrp.graph.graph import Graph
-from jrlrp.graph.nodes import MIXING, Control, Node, Product
+from jrlrp.graph.nodes import MIXING, Affine, Control, Node, Product
 from jrlrp.trace.control import ControlFlow
 from jrlrp.trace.program import Var
 from jrlrp.trace.walk import Walk
@@ -46,6 +46,17 @@ class _Mixing(NodeWalk[bool]):
         return [(v, True) for v in step.inputs] if reached else ()
 
 
+class _Convolved(NodeWalk[bool]):
+    """What a convolution whose windows overlap makes, and all that comes after it on some path."""
+
+    def made(self, step: Node, values: Mapping[Var, bool]) -> Iterable[tuple[Var, bool]]:
+        return [(v, True) for v in step.outputs] if _convolved(step, values) else ()
+
+
+def _convolved(node: Node, values: Mapping[Var, bool]) -> bool:
+    return (isinstance(node, Affine) and node.overlaps) or any(v in values for v in node.inputs)
+
+
 class _Origins(NodeWalk[str]):
     """The kind of node that each variable comes out of, "" where it is not one kind."""
 
@@ -62,25 +73,31 @@ class _Origins(NodeWalk[str]):
 
 
 def placed(graph: Graph) -> Graph:
-    """Say of each node whether a mixing affine layer lies before or after it on any path, and name it.
+    """Say of each node whether a mixing affine layer, or a convolution, lies before or after it, and name it.
 
     And of each factor of a product, which kind of node it comes out of; None for an input.
     """
-    walks: list[Walk] = [_Mixed(), _Mixing(), _Origins()]
+    walks: list[Walk] = [_Mixed(), _Mixing(), _Convolved(), _Origins()]
     for walk in walks:
         walk.over(graph.own_nodes, {})
-    after, before, origins = (walk.values for walk in walks)
-    return _told(graph, after, before, origins, graph.names)
+    return _told(graph, [walk.values for walk in walks], graph.names)
 
 
-def _told(graph: Graph, after: Mapping, before: Mapping, origins: Mapping, names: Mapping) -> Graph:
+def _told(graph: Graph, found: Sequence[Mapping], names: Mapping) -> Graph:
+    after, before, convolved, origins = found
+
     def tell(node: Node) -> Node:
-        first, last = not any(v in after for v in node.inputs), not any(v in before for v in node.outputs)
-        told = replace(node, first=first, last=last, name=names.get(node, ""))
+        told = replace(
+            node,
+            name=names.get(node, ""),
+            first=not any(v in after for v in node.inputs),
+            last=not any(v in before for v in node.outputs),
+            convolved=_convolved(node, convolved),
+        )
         if isinstance(told, Product):
             return replace(told, origins=tuple(origins.get(v) or None for v in told.inputs))
         if isinstance(told, Control):
-            return replace(told, bodies=tuple(_told(body, after, before, origins, names) for body in told.bodies))
+            return replace(told, bodies=tuple(_told(body, found, names) for body in told.bodies))
         return told
 
     return graph.with_nodes(tell)

@@ -83,7 +83,8 @@ def match(
         "sum", "product", "softmax", or a group: "affine" (the first four), "pool" (both pools); or several of them.
       path: a glob of the module path or of the name that `plan` prints: "*/Block_*", "dense#0", say.
       first, last: whether a conv, dense or linear layer lies before (after) the node on any path.
-      where: a predicate on the node, with its `kind`, `path`, `name`, `shape`, `source`, `first`, `last`.
+      where: a predicate on the node, with its `kind`, `path`, `name`, `shape`, `source`, `first`, `last`,
+        and `convolved`, which says whether a convolution whose windows overlap lies before it, or is it.
       optional: whether the entry may be without effect: else a network in which it gives no node its rule is an error.
 
     Raises:

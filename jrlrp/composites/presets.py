@@ -21,6 +21,16 @@ def standardises(node: Any) -> bool:
     return node.standardises
 
 
+def attends(node: Any) -> bool:
+    """Tell whether a factor of a product comes out of a softmax."""
+    return "softmax" in node.origins
+
+
+def convolved(node: Any) -> bool:
+    """Tell whether a convolution whose windows overlap lies before a node, or is it."""
+    return node.convolved
+
+
 # What standardises the input of a network's first layer passes relevance on: it has nothing to share, and ε would
 # divide by its values where a pixel is near the mean. What a position embedding adds keeps its share.
 _STANDARDISATION = (match("scale", first=True, last=False, where=standardises), Pass())
@@ -70,6 +80,31 @@ def relative_plus(skip: str = "absolute") -> Composite:
     Source: ours, see `RelativePlus`; ε-plus by R-LRP's means.
     """
     return _preset([(match("conv", last=False), RelativePlus())], base=relative(skip))
+
+
+def default() -> Composite:
+    """The rules of `rules=None`: R-LRP where convolutions are, ratios in all else. It has no numbers to choose.
+
+    - A convolution gives to what agrees with its unit (`RelativePlus`); dense layers after one, and a convolution that
+      no other layer follows, have R-LRP (`Relative`). Convolutions whose windows overlap are meant: without such a one
+      before it, a convolution that maps patches one by one is as any dense layer.
+    - All other layers, sums and normalisations hand on ratios R/z, as LRP-0 does, and nothing is divided.
+    - A gate, known to lie in [0, 1], gets nothing.
+    - In attention, and in any other product, factors share alike, and softmax has its Taylor rule.
+    - Max-pools give all to the winner; activations pass relevance on.
+
+    Source: ours, of R-LRP (see `Relative`), Achtibat et al. 2024 (attention) and Arras et al. 2017 (gates).
+    """
+    ratio = Epsilon(0.0)
+    return _preset(
+        [
+            (match("product"), SignalTakesAll(ratio)),
+            (match("product", where=attends), Uniform(ratio)),
+            (match(("conv", "dense"), where=convolved), Relative()),
+            (match("conv", last=False, where=convolved), RelativePlus()),
+        ],
+        base=attn_lrp(),
+    )
 
 
 def epsilon(epsilon: Any = 1e-6) -> Composite:

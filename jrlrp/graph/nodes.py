@@ -38,6 +38,7 @@ class Node:
       intervals: the interval each input lies in.
       input_axes, output_axis: the batch axis of each, None if the whole array is one example.
       first, last: no conv, dense or other mixing affine layer lies before (after) the node on any path.
+      convolved: a convolution whose windows overlap lies before the node on some path, or is it.
     """
 
     kind: str
@@ -50,6 +51,7 @@ class Node:
     output_axis: Axis | None = None
     first: bool = False
     last: bool = False
+    convolved: bool = False
 
     # Relevance moves back by JAX's own transpose of the equations: nothing of ours stands between.
     native: ClassVar[bool] = False
@@ -263,6 +265,21 @@ class Affine(Node):
         sizes, strides = self.core.params["window_dimensions"], self.core.params["window_strides"]
         windows = zip(sizes, strides, self.core.output.shape, strict=True)
         return all(size == 1 or stride >= size or count == 1 for size, stride, count in windows)
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether it is a convolution whose windows overlap; without, it maps patches one by one, as a dense layer."""
+        if self.core is None or self.core.op is not Op.CONV:
+            return False
+        p, (kernel, out) = self.core.params, (self.core.inputs[1], self.core.output)
+        numbers = p["dimension_numbers"]
+        sizes = [kernel.shape[d] for d in numbers.rhs_spec[2:]]
+        counts = [out.shape[d] for d in numbers.out_spec[2:]]
+        steps = zip(p["window_strides"], p["lhs_dilation"], p["rhs_dilation"], strict=True)
+        return any(
+            size > 1 and count > 1 and (size - 1) * apart + 1 > max(stride, own)
+            for size, count, (stride, own, apart) in zip(sizes, counts, steps, strict=True)
+        )
 
     @property
     def maps_vectors(self) -> bool:

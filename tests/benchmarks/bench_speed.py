@@ -32,6 +32,7 @@ RULES = {
     "ε": jrlrp.epsilon(),
     "R-LRP": jrlrp.relative(),
     "R-LRP-plus": jrlrp.relative_plus(),
+    "default": jrlrp.default(),
     "ε-plus": jrlrp.epsilon_plus(),
     "ε-plus-flat": jrlrp.epsilon_plus_flat(),
     "ε-γ-box": jrlrp.epsilon_gamma_box(-3.0, 3.0),

@@ -18,7 +18,7 @@ RULES = {
     "z plus": jrlrp.ZPlus(),
     "alpha beta": jrlrp.AlphaBeta(),
     "relative": jrlrp.relative(),
-    "default": jrlrp.relative_plus(),
+    "relative plus": jrlrp.relative_plus(),
     "attn_lrp": jrlrp.attn_lrp(),
     "cp_lrp": jrlrp.cp_lrp(),
     "flat": jrlrp.epsilon_plus_flat(),
@@ -80,7 +80,7 @@ LOOPS = {
 
 @pytest.mark.parametrize(
     ("name", "rules"),
-    [*((name, "epsilon") for name in LOOPS), ("recurrent", "default"), ("polyval of active", "default")],
+    [*((name, "epsilon") for name in LOOPS), ("recurrent", "relative plus"), ("polyval of active", "relative plus")],
 )
 def test_an_audit_has_no_gap(name, rules):
     f = LOOPS[name]

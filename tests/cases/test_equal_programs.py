@@ -18,10 +18,10 @@ EDGES = jnp.arange(12), np.array([0, 0, 1, 1, 2, 2, 2, 3, 3, 4, 4, 4])
 
 # With stabilisers so small that two maps are apart by rounding alone.
 RULES = {
-    "default": refined(jrlrp.relative_plus()),
+    "relative plus": refined(jrlrp.relative_plus()),
     "epsilon plus flat": refined(jrlrp.epsilon_plus_flat()),
     "alpha beta": refined(jrlrp.AlphaBeta(2, -1)),
-    "attn_lrp": refined(jrlrp.attn_lrp()),
+    "default": refined(jrlrp.default()),
 }
 
 
@@ -269,12 +269,12 @@ def test_the_map_is_that_of_the_plain_program(plain, spelt, rules):
     value, r = jrlrp.value_and_relevance(spelt, rules=RULES[rules])(x)
     np.testing.assert_allclose(value, spelt(x), 1e-12, 1e-12)
     assert np.max(np.abs(r - of_plain)) <= 1e-6 * np.max(np.abs(of_plain))
-    if rules in ("default", "attn_lrp"):  # relevance by R-LRP, and ratios
+    if rules in ("relative plus", "default"):  # relevance by R-LRP, and ratios
         captured, _ = jrlrp.relevance(spelt, rules=RULES[rules], capture="*")(x)
         assert np.max(np.abs(r - captured)) <= 1e-12 * np.max(np.abs(r))
 
 
-@pytest.mark.parametrize("rules", ["default", "attn_lrp"])
+@pytest.mark.parametrize("rules", ["relative plus", "default"])
 @pytest.mark.parametrize(("plain", "spelt"), FREE)
 def test_a_batch_of_one(plain, spelt, rules):
     x = jnp.asarray(X[:1])
@@ -313,7 +313,7 @@ def test_in_a_scan_by_jit_and_vmap(plain, spelt):
         return lambda x: lax.scan(turn, x, length=2)[0].mean(1) @ D
 
     one = lambda f: lambda x: looped(f)(x[None])[0]
-    x, rules = jnp.asarray(X), RULES["attn_lrp"]
+    x, rules = jnp.asarray(X), RULES["default"]
     of_plain = jrlrp.relevance(looped(plain), rules=rules)(x)
     for r in (
         jax.jit(jrlrp.relevance(looped(spelt), rules=rules))(x),

@@ -14,7 +14,7 @@ IMAGES = RNG.uniform(0.2, 1, size=(2, 6, 6, 3))
 KERNEL, CLASSES = RNG.normal(size=(3, 3, 3, 4)), RNG.normal(size=(1, 1, 4, 3))
 MIDDLE = RNG.normal(size=(3, 3, 4, 4))
 PRESETS = {
-    "default": jrlrp.relative_plus(),
+    "relative plus": jrlrp.relative_plus(),
     "relative": jrlrp.relative(),
     "epsilon": jrlrp.epsilon(),
     "epsilon_plus": jrlrp.epsilon_plus(),
@@ -94,7 +94,7 @@ def test_a_fixed_map_takes_no_first_and_no_last(name):
     ("name", "rules"),
     [
         *((name, "epsilon_plus_flat") for name in FIXED),
-        *((name, "default") for name in ("bicubic", "lanczos", "blur")),
+        *((name, "relative plus") for name in ("bicubic", "lanczos", "blur")),
         ("bilinear, up", "deep_taylor, box"),
     ],
 )
@@ -109,7 +109,8 @@ def test_a_fixed_map_before_a_network_conserves(name, rules):
 
 
 @pytest.mark.parametrize(
-    ("name", "rules"), [("bilinear, up", "default"), ("bilinear, down", "epsilon_plus"), ("nearest", "default")]
+    ("name", "rules"),
+    [("bilinear, up", "relative plus"), ("bilinear, down", "epsilon_plus"), ("nearest", "relative plus")],
 )
 def test_a_fixed_map_after_a_network_leaves_its_last_layer_to_it(name, rules):
     """The relevance of the class convolution's scores, were they the output, explains them as before."""

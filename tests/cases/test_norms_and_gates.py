@@ -16,7 +16,7 @@ RULES = {
     "epsilon": jrlrp.epsilon(),
     "attn_lrp": jrlrp.attn_lrp(),
     "cp_lrp": jrlrp.cp_lrp(),
-    "default": jrlrp.relative_plus(),
+    "relative plus": jrlrp.relative_plus(),
     "z plus": jrlrp.ZPlus(),
 }
 BOUNDS = {"float64": 1e-5, "float32": 1e-5, "bfloat16": 2**-5}
@@ -74,7 +74,7 @@ def test_a_statistic_divides_before_or_after_the_product(name, rules, dtype):
         close(PRODUCT / size, [0.8, 0.8, 0.4, 1.6])
 
 
-@pytest.mark.parametrize("rules", ["default", "z plus"])
+@pytest.mark.parametrize("rules", ["relative plus", "z plus"])
 @pytest.mark.parametrize("name", ["after the product", "after, rsqrt", "the other way round"])
 def test_a_statistic_divides_before_or_after_under_other_rules(name, rules):
     before, after = DIVIDED["before the product"][1], DIVIDED[name][1]
@@ -124,7 +124,7 @@ def test_what_is_scaled_back_after_the_product_is_the_product(name):
         "rsqrt and sqrt": lambda x: (x * jax.lax.rsqrt((x * x).sum())) @ W * jnp.sqrt((x * x).sum()),
         "whitened and back": lambda x: ((x - x.mean()) / x.std()) @ W * x.std() + x.mean() * W.sum(0),
     }
-    for rules in ("epsilon", "default"):
+    for rules in ("epsilon", "relative plus"):
         expected = jrlrp.relevance(lambda x: x @ W, rules=RULES[rules])(X)
         if name != "whitened and back" or rules == "epsilon":
             close(jrlrp.relevance(after[name], rules=RULES[rules])(X), expected)
@@ -375,7 +375,7 @@ SHARED = [*((p, "ratio") for p in POSITIVE), *(("relu", share) for share in SHAR
 
 
 @pytest.mark.parametrize(
-    ("positive", "share", "rules"), [*((*how, "epsilon") for how in SHARED), ("relu", "ratio", "default")]
+    ("positive", "share", "rules"), [*((*how, "epsilon") for how in SHARED), ("relu", "ratio", "relative plus")]
 )
 def test_shares_of_a_total_are_gates(positive, share, rules):
     act, in_numpy = POSITIVE[positive]
@@ -428,10 +428,10 @@ def test_a_softmax_renormalised_over_a_subset_is_that_of_the_subset(name, rules)
     weights = np.append(softmax(E[CHOSEN]), 0)
     if rules == "attn_lrp":
         close(r, softmax_map(weights))
-    elif rules != "default":
+    elif rules != "relative plus":
         close(r, gated_map(weights))
     else:
-        close(r, jrlrp.relevance(lambda x: (jax.nn.softmax(x[:2] @ A) @ x[:2]) @ V)(ROWS))
+        close(r, jrlrp.relevance(lambda x: (jax.nn.softmax(x[:2] @ A) @ x[:2]) @ V, rules=RULES[rules])(ROWS))
 
 
 # Norms, each kind in many spellings; the last axis is normalised but for group and instance norms.

@@ -13,7 +13,7 @@ LOGIT = X * W  # the map under ε of z = −2.5
 RULES = {
     "epsilon": (jrlrp.epsilon(), LOGIT),
     "attn_lrp": (jrlrp.attn_lrp(), LOGIT),
-    "default": (jrlrp.relative_plus(), LOGIT * 2.5 / 5.5),  # sgn(z) x w R, its size kept
+    "relative plus": (jrlrp.relative_plus(), LOGIT * 2.5 / 5.5),  # sgn(z) x w R, its size kept
     "z plus": (jrlrp.ZPlus(), LOGIT.clip(0) / 1.5 * -2.5),
     "gradient": (jrlrp.gradient_times_input(), LOGIT),
 }
@@ -83,7 +83,7 @@ HEADS = {**SIGMOIDS, **INCREASING}
     ("name", "rules"),
     [
         *((name, "epsilon") for name in HEADS),
-        *((name, "default") for name in ("sigmoid", "log_sigmoid", "exp", "negated")),
+        *((name, "relative plus") for name in ("sigmoid", "log_sigmoid", "exp", "negated")),
         *((name, "gradient") for name in ("sigmoid", "log_sigmoid", "softplus", "label 1", "softmax of two")),
     ],
 )

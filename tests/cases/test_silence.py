@@ -50,12 +50,12 @@ def test_such_an_error_says_where_each_path_ends():
 
 
 def test_a_blocked_path_is_no_way():
-    """The whole of this network's relevance goes through a softmax, which the default blocks."""
+    """The whole of this network's relevance goes through a softmax, which R-LRP blocks."""
     constant = RNG.normal(size=(4, 3))
     f = lambda x: jnp.tanh(jax.nn.softmax(x) @ constant) @ np.eye(3)
     with pytest.raises(jrlrp.JrlrpError, match="softmax"):
-        jrlrp.relevance(f)(X)
-    assert np.abs(jrlrp.relevance(f, rules=jrlrp.epsilon())(X)).max() > 0
+        jrlrp.relevance(f, rules=jrlrp.relative())(X)
+    assert np.abs(jrlrp.relevance(f)(X)).max() > 0
     rules = jrlrp.Composite([(match("dense"), jrlrp.Block())], base=jrlrp.epsilon())
     with pytest.raises(jrlrp.JrlrpError, match="dense"):
         jrlrp.relevance(lambda x: x @ W, rules=rules)(X)

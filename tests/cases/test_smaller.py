@@ -73,7 +73,7 @@ LOOKUPS = {
     "rows of the identity": lambda i: jnp.eye(7)[i] @ E,
     "wrapped": lambda i: jnp.asarray(E)[jnp.where(i < 0, i + 7, i)],
 }
-RULES = {"relative": jrlrp.relative(), "default": jrlrp.relative_plus()}
+RULES = {"relative": jrlrp.relative(), "relative plus": jrlrp.relative_plus()}
 
 
 @pytest.mark.parametrize("rules", RULES)
@@ -96,7 +96,7 @@ FACTORS = {
 }
 
 
-@pytest.mark.parametrize("rules", ["default", "attn_lrp"])
+@pytest.mark.parametrize("rules", ["relative plus", "attn_lrp"])
 @pytest.mark.parametrize("name", FACTORS)
 def test_three_factors_get_a_third_each_in_any_order(name, rules):
     composite = RULES.get(rules) or jrlrp.attn_lrp()

@@ -18,7 +18,7 @@ RULES = {
     "epsilon": jrlrp.epsilon(),
     "attn_lrp": jrlrp.attn_lrp(),
     "cp_lrp": jrlrp.cp_lrp(),
-    "default": jrlrp.relative_plus(),
+    "relative plus": jrlrp.relative_plus(),
     "z plus": jrlrp.ZPlus(),
 }
 # Of the largest relevance: roundings of the formulas in another order, and the stabilisers' 1e-6.
@@ -38,7 +38,7 @@ def pooled_map(rules, kept=None, x=X, s=None):
     if rules == "attn_lrp":  # half to the values; half to the weights, x ⊙ (R − s ΣR), and on through x @ A
         r = share.sum(1) / 2
         return share / 2 + (r - s * r.sum())[:, None] * x * A
-    if rules == "default":  # sgn(h) s x, with a κ of its own for each column
+    if rules == "relative plus":  # sgn(h) s x, with a κ of its own for each column
         h = s @ x
         part = s[:, None] * x * np.sign(h)
         r = np.abs(h * V) / np.abs(h * V).sum() * (h @ V) * np.sign(h * V)
@@ -258,8 +258,8 @@ AROUND = {
     ("around", "name", "rules"),
     [
         *((around, "product with reciprocal", "attn_lrp") for around in AROUND),
-        ("attention", "both written out", "default"),
-        ("in a scan", "exp2", "default"),
+        ("attention", "both written out", "relative plus"),
+        ("in a scan", "exp2", "relative plus"),
     ],
 )
 def test_a_softmax_wherever_it_stands(around, name, rules):
@@ -283,7 +283,7 @@ def test_another_active_shift_gets_nothing():
         lambda x, c: over(jnp.exp(x @ A - c)),
         lambda x, c: over(p(jnp.tanh(c) + x @ A)),
     ):
-        for rules in ("attn_lrp", "default"):
+        for rules in ("attn_lrp", "relative plus"):
             explain = jrlrp.relevance(lambda x, c: (shifted(x, c) @ x) @ V, (0, 1), rules=RULES[rules])  # noqa: B023
             r, of_c = explain(jnp.asarray(X), jnp.asarray(0.7))
             close(r, pooled_map(rules))
@@ -314,7 +314,7 @@ def test_graph_attention_over_one_segment(name):
     close(r.sum(1), [2.249, 2.249, -0.151], bound=3e-4)  # of the numbers as CASES.md has them
 
 
-@pytest.mark.parametrize("rules", ["attn_lrp", "default"])
+@pytest.mark.parametrize("rules", ["attn_lrp", "relative plus"])
 @pytest.mark.parametrize("name", ["segment_max", "by at", "one maximum of all", "reciprocal first"])
 def test_graph_attention_over_several_segments(name, rules):
     index = np.array([0, 1, 0, 2, 1])
@@ -324,8 +324,9 @@ def test_graph_attention_over_several_segments(name, rules):
         weights = SEGMENTS[name](h @ A, jnp.asarray(index), 4)
         return jax.ops.segment_sum(weights[:, None] * h, jnp.asarray(index), 4)[1] @ V
 
-    if rules == "default":
-        expected = jrlrp.relevance(lambda h: (jax.nn.softmax(h @ A)[:, None] * h).sum(0) @ V)(h[index == 1])
+    if rules == "relative plus":
+        plain = lambda h: (jax.nn.softmax(h @ A)[:, None] * h).sum(0) @ V
+        expected = jrlrp.relevance(plain, rules=RULES[rules])(h[index == 1])
     else:
         expected = pooled_map(rules, x=h[index == 1])
     r = np.asarray(jrlrp.relevance(f, rules=RULES[rules])(jnp.asarray(h)))
@@ -387,7 +388,7 @@ def test_a_log_sum_exp_shares_by_its_softmax(name, dtype):
         close(jrlrp.relevance(LOG_SUMS[name], rules=rules)(x), expected, dtype)
 
 
-@pytest.mark.parametrize("rules", ["epsilon", "default"])
+@pytest.mark.parametrize("rules", ["epsilon", "relative plus"])
 def test_log_sum_exp_pooling(rules):
     """Over positions, with a temperature, before a dense layer: R of each unit by its softmax."""
     x, w = RNG.uniform(0.1, 1, size=(6, 3)), RNG.uniform(0.1, 1, size=3)
@@ -437,7 +438,7 @@ def test_a_log_softmax_inside_a_network_is_z_less_its_log_sum_exp(name, rules, d
 
 
 @pytest.mark.parametrize("name", LOG_SOFTMAXES)
-@pytest.mark.parametrize("rules", ["default"])
+@pytest.mark.parametrize("rules", ["relative plus"])
 def test_a_log_softmax_inside_a_network_keeps_the_score_s_size(name, rules):
     x, v = RNG.normal(size=3), np.array([1.0, 0.5, -2.0])
     f = lambda log_softmax: lambda x: log_softmax(x @ Z) @ v
@@ -461,7 +462,7 @@ ENTROPIES = {
 @pytest.mark.parametrize(
     ("name", "rules", "dtype"),
     [
-        *((name, "default", "float32") for name in ENTROPIES),
+        *((name, "relative plus", "float32") for name in ENTROPIES),
         *((name, "epsilon", "bfloat16") for name in ("log_softmax", "optax, integer")),
     ],
 )
@@ -490,7 +491,7 @@ def test_smoothed_labels_and_other_losses_keep_the_score_s_size():
         "divergence": lambda x: optax.kl_divergence(jax.nn.log_softmax(x @ Z), np.array([0.1, 0.8, 0.1])).sum(1),
     }
     for name, loss in losses.items():
-        for rules in ("epsilon", "attn_lrp", "default"):
+        for rules in ("epsilon", "attn_lrp", "relative plus"):
             r = jax.jit(jrlrp.relevance(loss, rules=RULES[rules], target="all"))(x)
             score = np.abs(loss(x)).sum()
             assert np.isfinite(r).all(), (name, rules)

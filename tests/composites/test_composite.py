@@ -154,7 +154,8 @@ def test_a_mixed_composite_is_its_rules_applied_in_turn():
     composite = Composite([(match(path="*/Head"), jrlrp.Zero())], base=jrlrp.relative())
     hidden = jax.nn.relu(jax.nn.relu(X @ W) @ W)
     top = jrlrp.relevance(lambda h: h @ W, rules=jrlrp.Zero())(hidden)
-    below = jrlrp.relevance(lambda x: jax.nn.relu(jax.nn.relu(x @ W) @ W), target=lambda out: top)(X)
+    lower = lambda x: jax.nn.relu(jax.nn.relu(x @ W) @ W)
+    below = jrlrp.relevance(lower, rules=jrlrp.relative(), target=lambda out: top)(X)
     np.testing.assert_allclose(jrlrp.relevance(net, rules=composite)(X), below, rtol=1e-9)
 
 
@@ -179,7 +180,10 @@ def test_presets():
     relative = jrlrp.Relative()
     others = {"dense": relative, "scale": jrlrp.Pass(), "average_pool": relative, "sum": jrlrp.ShareAbsolute()}
     assert of(jrlrp.relative()) == {"conv": relative, **others}
-    assert of(None) == {"conv": jrlrp.RelativePlus(), **others}
+    assert of(jrlrp.relative_plus()) == {"conv": jrlrp.RelativePlus(), **others}
+    zero = jrlrp.Epsilon(0.0)
+    others = {"scale": zero, "average_pool": zero, "sum": jrlrp.ShareRatio(0.0)}
+    assert of(None) == {"conv": jrlrp.RelativePlus(), "dense": relative, **others}
 
 
 def test_printing():

@@ -24,6 +24,7 @@ BOUND = 30.0  # inputs lie within ± this
 RULES: dict[str, Callable[[], Any]] = {
     "default": lambda: None,
     "relative": jrlrp.relative,
+    "relative_plus": jrlrp.relative_plus,
     "relative, ratio": lambda: jrlrp.relative("ratio"),
     "relative, symmetric": lambda: jrlrp.relative("symmetric"),
     "epsilon": jrlrp.epsilon,

@@ -90,12 +90,12 @@ def test_experts_share_alike_in_any_spelling(f, rules):
 
 
 @pytest.mark.parametrize("f", SPELLINGS, ids=lambda f: f.__name__)
-def test_the_router_is_a_gate_and_gets_nothing_by_default(f):
+def test_the_router_is_a_gate_and_gets_nothing_from_r_lrp(f):
     from jrlrp.transform import options, trace_function
 
     graph = trace_function(f, (X,), {}, options(f)).graph
     products = [node for node in graph.nodes if node.kind == "product"]
     assert products and all(sum(node.gates) == 1 for node in products)
     router = next(node for node in jrlrp.plan(f, X).nodes if node.kind == "softmax")
-    _, captured = jrlrp.relevance(f, capture=router.name)(X)
+    _, captured = jrlrp.relevance(f, rules=jrlrp.relative(), capture=router.name)(X)
     np.testing.assert_array_equal(captured[router.name], 0)

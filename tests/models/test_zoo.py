@@ -27,7 +27,7 @@ TABLE = Path(__file__).with_name("coverage.md")
 HEAD = """# Models that others wrote
 
 `make test-models` writes this table: small random configurations of transformers 4.49.0 (Flax), Keras, Haiku,
-Equinox and Flax, explained by `relative_plus()` and by `attn_lrp()` (those with attention) or `relative()` and
+Equinox and Flax, explained by `default()` and by `attn_lrp()` (those with attention) or `relative()` and
 `epsilon_plus()`, with respect to all inputs. Coverage is the part of the active equations that have a rule; gap is what
 neither reached the inputs nor is known to have been absorbed, in parts of the largest Σ|R| of a node, the worst of all;
 the seconds are those of the maps with their audits and two gradients, most of them compilation, on two cores.
@@ -53,7 +53,7 @@ def examine(name: str) -> Row:
     plan = jrlrp.plan(model.fun, *model.args, argnums=every)
     assert plan.unsupported == [] and plan.coverage == 1.0, str(plan)
     others = (jrlrp.attn_lrp(),) if name in WITH_ATTENTION else (jrlrp.relative(), jrlrp.epsilon_plus())
-    gap = max(conservation_gap(model, every, rules) for rules in (jrlrp.relative_plus(), *others))
+    gap = max(conservation_gap(model, every, rules) for rules in (jrlrp.default(), *others))
     check_gradient(model, every)
     count = sum(len(node.equations) for node in plan.nodes)
     return Row(name, count, plan.coverage, gap, time.perf_counter() - started)

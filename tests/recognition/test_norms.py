@@ -204,9 +204,11 @@ def test_a_normalisation_shares_as_the_affine_layer_that_it_is(name, rules):
 @pytest.mark.parametrize("name", ALL)
 def test_r_lrp_keeps_the_size_of_relevance_and_everything_is_finite(name):
     f = ALL[name]
-    r = jax.jit(jrlrp.relevance(f, target="all"))(X)
+    r = jax.jit(jrlrp.relevance(f, rules=jrlrp.relative(), target="all"))(X)
     np.testing.assert_allclose(np.abs(r).sum(), np.abs(f(X)).sum(), rtol=1e-5)
-    explain = [jax.jit(jrlrp.relevance(f, rules=rules, target="all")) for rules in (None, jrlrp.epsilon())]
+    explain = [
+        jax.jit(jrlrp.relevance(f, rules=rules, target="all")) for rules in (None, jrlrp.relative(), jrlrp.epsilon())
+    ]
     for x in (np.zeros_like(X), np.full_like(X, 1e30), X * 1e-30):
         if np.isfinite(np.asarray(f(x))).all():
             assert all(np.isfinite(run(x)).all() for run in explain)
