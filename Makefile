@@ -11,7 +11,7 @@ FAST := tests/trace tests/analyses tests/composites tests/rules/test_attention.p
 .PHONY: demo test test-newest fuzz test-models notebooks lint bench parity clean
 
 demo: $(VENV)/.demo
-	$(RUN) examples/explain_photo.py --rules relative_plus,relative,epsilon_plus --output out/photo.png
+	$(RUN) examples/explain_photo.py --rules default,relative,epsilon_plus --output out/photo.png
 
 test: $(VENV)/.test
 	JAX_PLATFORMS=cpu $(RUN) -m pytest -n 2 $(ARGS)

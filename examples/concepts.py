@@ -5,7 +5,7 @@ python examples/concepts.py --network CNN --example 3 --channels 6
 
 Each channel of the layer has its part in the prediction: its relevance. The picture shows the channels with most of it.
 "Where" is the channel's own map; "what" are the images of a data set in which it has most relevance, cropped to what
-the channel sees of them. The networks of Fashion-MNIST are those of the masking experiment, trained at first use.
+the channel sees of them. The networks of Fashion-MNIST are those of examples/evidence, trained at first use.
 """
 
 import argparse
@@ -16,11 +16,11 @@ from importlib.resources import files
 from pathlib import Path
 
 import efficientnet_lite0
+import image_data
 import jax
-import masking_data
 import numpy as np
 from explain_photo import open_photo
-from masking_networks import NETWORKS, TRAINED_ON, trained
+from image_networks import NETWORKS, TRAINED_ON, trained
 from matplotlib.figure import Figure
 from pictures import save
 from PIL import Image
@@ -42,7 +42,7 @@ DEFAULTS = {  # network → its layer, and rules
 PRESETS = {  # the first two are linear in relevance, so that channels' maps add up
     "epsilon_plus": jrlrp.epsilon_plus,
     "epsilon": jrlrp.epsilon,
-    "relative_plus": jrlrp.relative_plus,
+    "default": jrlrp.default,
 }
 CLOTHES = ("T-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 
@@ -108,9 +108,9 @@ def arguments() -> argparse.Namespace:
 
 def clothes(options: argparse.Namespace) -> Subject:
     """Return a network of Fashion-MNIST; references are found among the images that it was trained on."""
-    data = masking_data.fashion_mnist(TRAINED_ON, options.example + 1)
+    data = image_data.fashion_mnist(TRAINED_ON, options.example + 1)
     variables = trained(options.network, "fashion", data, seed=0)
-    model = jax.tree_util.Partial(NETWORKS[options.network].apply, variables)
+    model = jax.tree_util.Partial(NETWORKS[options.network].network.apply, variables)
     return Subject(
         model,
         options.layer,
@@ -146,7 +146,7 @@ def photographs(options: argparse.Namespace) -> Subject:
 
 def packaged_photographs() -> list[Image.Image]:
     """Return twenty samples of ImageNet (foolbox) and three photographs of scikit-image."""
-    found, _ = masking_data.imagenet()
+    found, _ = image_data.imagenet()
     folder = Path(str(files("skimage"))) / "data"
     return found + [Image.open(folder / name) for name in ("astronaut.png", "coffee.png", "rocket.jpg")]
 

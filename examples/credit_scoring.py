@@ -42,6 +42,7 @@ SORTED = "personal_status_and_sex"  # the package has this column sorted, so it 
 TEST, STEPS, RATE, DECAY, DROPOUT = 300, 200, 1e-2, 0.1, 0.5
 REMOVED, GROUPS, SHOWN = 3, 4, 8  # features set to the average, groups at most, features of a table
 PRESETS = {
+    "default": jrlrp.default,
     "relative": jrlrp.relative,
     "epsilon": jrlrp.epsilon,
     "deep_taylor": jrlrp.deep_taylor,
@@ -77,7 +78,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--applicant", type=int, help=f"of the {TEST} in the test part; default: the riskiest")
     parser.add_argument("--by", default=OUTCOME, help="the column whose largest groups are compared, purpose say")
-    parser.add_argument("--rules", default="epsilon", help=f"presets, of {', '.join(PRESETS)}")
+    parser.add_argument("--rules", default="default", help=f"presets, of {', '.join(PRESETS)}")
     parser.add_argument("--output", type=Path, default=Path("out/credit.png"), help="where the pictures go")
     parser.add_argument("--evaluate", action="store_true", help="measure what the most relevant features do")
     parser.add_argument("--retrain", action="store_true", help="train the network again")

@@ -34,6 +34,7 @@ from jrlrp import metrics, plot
 TRAIN, TEST, BATCH, STEPS, RATE = 4000, 1000, 32, 800, 3e-3
 EXPLAINED = 300  # pictures of defects, and as many of good surfaces
 PRESETS = {  # without ε, which is gradient × input in a network of ReLUs
+    "default": jrlrp.default,
     "relative_plus": jrlrp.relative_plus,
     "relative": jrlrp.relative,
     "epsilon_plus": jrlrp.epsilon_plus,

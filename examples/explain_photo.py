@@ -1,6 +1,6 @@
 """Explain a photograph: which pixels made an ImageNet network see what it sees, and which spoke against it.
 
-python examples/explain_photo.py --image cat.jpg --class "tabby" --rules relative_plus,epsilon_plus
+python examples/explain_photo.py --image cat.jpg --class "tabby" --rules default,epsilon_plus
 """
 
 import argparse
@@ -25,6 +25,7 @@ from jrlrp import plot
 
 LOW, HIGH = -127 / 128, 128 / 128  # of a pixel, as the network sees it
 PRESETS = {
+    "default": jrlrp.default,
     "relative_plus": jrlrp.relative_plus,
     "relative": jrlrp.relative,
     "epsilon": jrlrp.epsilon,
@@ -41,9 +42,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--image", type=Path, help="a photograph; without it, a cat (scikit-image's chelsea)")
     parser.add_argument("--class", dest="label", help="a class's name or number; default: the top class")
-    parser.add_argument(
-        "--rules", default="relative_plus,relative,epsilon_plus", help=f"presets, of {', '.join(PRESETS)}"
-    )
+    parser.add_argument("--rules", default="default,relative,epsilon_plus", help=f"presets, of {', '.join(PRESETS)}")
     parser.add_argument("--output", type=Path, default=Path("out/photo.png"), help="where the picture goes")
     parser.add_argument("--photo", action=argparse.BooleanOptionalAction, default=True, help="show the photograph too")
     parser.add_argument("--audit", action="store_true", help="say where the relevance went; details go to out/")

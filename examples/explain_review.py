@@ -1,6 +1,6 @@
 """Explain how a network reads film reviews: which words speak for fresh, and which for rotten.
 
-python examples/explain_review.py --text "This movie was brilliant." --model both --rules epsilon,relative
+python examples/explain_review.py --text "This movie was brilliant." --model both --rules default,relative
 """
 
 import argparse
@@ -26,6 +26,7 @@ from tqdm import tqdm
 import jrlrp
 
 PRESETS = {
+    "default": jrlrp.default,
     "relative": jrlrp.relative,
     "epsilon": jrlrp.epsilon,
     "attn_lrp": jrlrp.attn_lrp,
@@ -46,7 +47,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--text", action="append", help="a review; may be given several times; default: five examples")
     parser.add_argument("--model", choices=[*MODELS, "both"], default="both", help="who reads it")
-    parser.add_argument("--rules", default="epsilon", help=f"presets, of {', '.join(PRESETS)}")
+    parser.add_argument("--rules", default="default", help=f"presets, of {', '.join(PRESETS)}")
     parser.add_argument("--output", type=Path, default=Path("out/review.html"), help="where the web page goes")
     parser.add_argument("--seed", type=int, default=0, help="chooses the examples out of the test films")
     parser.add_argument("--evaluate", action="store_true", help="measure what deleting the most relevant words does")

@@ -1,6 +1,6 @@
 """Explain a time series: which moments make a small network see a gun drawn, and which a finger that points.
 
-python examples/explain_series.py --rules epsilon,epsilon_plus --output out/series.png
+python examples/explain_series.py --rules default,epsilon --output out/series.png
 
 Data: GunPoint, the position of an actor's right hand over time, in PyPI package aeon (BSD-3).
 """
@@ -32,6 +32,7 @@ DATA = Wheel(
 CLASSES = ("gun", "point")  # the data call them 1 and 2
 STEPS, RATE, SHIFT, NOISE = 300, 3e-3, 10, 0.02
 PRESETS = {
+    "default": jrlrp.default,
     "relative_plus": jrlrp.relative_plus,
     "relative": jrlrp.relative,
     "epsilon": jrlrp.epsilon,
@@ -53,7 +54,7 @@ class SeriesCNN(nn.Module):
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rules", default="epsilon,epsilon_plus", help=f"presets, of {', '.join(PRESETS)}")
+    parser.add_argument("--rules", default="default,epsilon", help=f"presets, of {', '.join(PRESETS)}")
     parser.add_argument("--number", type=int, default=3, help="which test series of each class is drawn")
     parser.add_argument("--output", type=Path, default=Path("out/series.png"), help="where the pictures go")
     parsed = parser.parse_args()

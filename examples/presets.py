@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Collection
 
 TITLES = {
+    "default": "the default",
     "relative": "R-LRP",
     "relative_plus": "R-LRP-plus",
     "epsilon": "ε",

@@ -1,14 +1,17 @@
 """Read the tensors of a PyTorch checkpoint into NumPy without PyTorch, by an unpickler that can build nothing else."""
 
 import pickle
+import zipfile
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import ml_dtypes
 import numpy as np
 
 _STORAGES = {
+    "BFloat16Storage": ml_dtypes.bfloat16,
     "FloatStorage": np.float32,
     "DoubleStorage": np.float64,
     "HalfStorage": np.float16,
@@ -78,3 +81,28 @@ def read(path: Path) -> dict[str, np.ndarray]:
             dtype = np.dtype(unpickler.dtypes[key])
             storages[key] = np.frombuffer(file.read(count * dtype.itemsize), dtype)
     return {name: tensor.build(storages) for name, tensor in state.items()}
+
+
+def read_archive(file: BinaryIO) -> dict[str, Any]:
+    """Return what a checkpoint in PyTorch's newer file format, a zip archive, holds: tensors, numbers and text.
+
+    Raises:
+      pickle.UnpicklingError: if it holds anything else.
+    """
+    with zipfile.ZipFile(file) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
+        with archive.open(name) as pickled:
+            unpickler = _TensorsOnly(pickled)
+            state = unpickler.load()
+        folder = name.removesuffix(".pkl")
+        storages = {
+            key: np.frombuffer(archive.read(f"{folder}/{key}"), np.dtype(dtype))
+            for key, dtype in unpickler.dtypes.items()
+        }
+
+    def built(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: built(part) for key, part in value.items()}
+        return value.build(storages) if isinstance(value, _Tensor) else value
+
+    return built(state)

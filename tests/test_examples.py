@@ -3,6 +3,7 @@
 import io
 import pickle
 import sys
+import zipfile
 from collections import OrderedDict
 
 import concepts
@@ -76,6 +77,14 @@ def test_the_checkpoint_reader_reads_strided_tensors(tmp_path):
         pickle.dump(["0"], out, protocol=2)
         out.write(np.int64(6).tobytes() + values.tobytes())
     np.testing.assert_array_equal(torch_weights.read(file)["w"], values.reshape(2, 3).T)
+    archive = io.BytesIO()  # the newer format
+    with zipfile.ZipFile(archive, "w") as made:
+        state = {"config": {"layers": 4}, "weights": OrderedDict(w=Tensor((3, 2), (1, 3)))}
+        made.writestr("model/data.pkl", dump(state))
+        made.writestr("model/data/0", values.tobytes())
+    found = torch_weights.read_archive(archive)
+    assert found["config"] == {"layers": 4}
+    np.testing.assert_array_equal(found["weights"]["w"], values.reshape(2, 3).T)
 
 
 def _rebuild_tensor_v2():

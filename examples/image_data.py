@@ -1,4 +1,4 @@
-"""The images of the masking experiment: Fashion-MNIST, MNIST, and labelled samples of ImageNet."""
+"""Images to train and to test networks with: Fashion-MNIST, MNIST, and labelled samples of ImageNet."""
 
 import csv
 import gzip
