@@ -91,6 +91,19 @@ def test_the_best_are_those_that_differences_of_pairs_do_not_tell_apart(monkeypa
     assert f"| default | **{mean:.2f}** |" in table and "| random | **" not in table
 
 
+def test_a_table_of_both_halves_has_a_mean_of_each():
+    values = {("choose", "a"): 0.5, ("choose", "b"): 0.7, ("confirm", "c"): 0.3}
+    rows = [tables.Row(half, "made", name, "default", "ABPC", v, v, v, 1, True) for (half, name), v in values.items()]
+    rows.append(tables.Row("confirm", "made", "c", "random", "ABPC", 0.1, 0.1, 0.1, 2, False))
+    assert tables.markdown(rows, "ABPC").splitlines() == [
+        "| ABPC | a | b | mean | *c* | *mean* |",
+        "|---|---|---|---|---|---|",
+        "| default | **0.50** | **0.70** | 0.600 | **0.30** | 0.300 |",
+        "| random |  |  |  | 0.10 | 0.100 |",
+        "| *rank of the default* | 1 of 1 | 1 of 1 |  | 1 of 2 |  |",
+    ]
+
+
 def test_ranks_are_compared():
     a = np.arange(12.0).reshape(2, 6)
     assert measures.rank_correlation([a, 3 * a + 1]) == pytest.approx(1)
@@ -125,6 +138,10 @@ def test_a_quick_run_leaves_tables_and_figures(monkeypatch, tmp_path, capsys):
     assert all(np.isfinite(float(row["mean"])) for row in rows)
     said = (tmp_path / "out/choose.md").read_text(encoding="utf-8")
     assert "rank of the default" in said and "Mean rank correlation" in said
+    kept = tables.read(tmp_path / "out/choose.csv")
+    assert [row.mean for row in kept] == [float(row["mean"]) for row in rows] and any(row.best for row in kept)
+    families = (tmp_path / "out/families.md").read_text(encoding="utf-8")
+    assert families.splitlines()[2:] == said[said.index("| ABPC") :].splitlines()[:-2]
     assert (tmp_path / "out/choose-convolutional.png").stat().st_size > 5000
     assert "Fashion CNN, seed 0: 10 examples" in capsys.readouterr().out
 

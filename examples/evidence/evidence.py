@@ -129,6 +129,7 @@ def main(given: Sequence[str] | None = None) -> None:
         tables.write(rows, options.output / f"{half}.csv")
         tables.overview(rows, options.output / f"{half}.png")
         (options.output / f"{half}.md").write_text("\n\n".join(texts) + "\n", encoding="utf-8")
+        (options.output / "families.md").write_text(tables.report(options.output), encoding="utf-8")
         console.print(f"Tables and curves are in {options.output}")
 
 

@@ -16,6 +16,8 @@ import matplotlib.pyplot as plt
 Found = dict[str, np.ndarray]  # what was measured of a case
 OWN = "default"
 TIE = 5e-4  # what means of one rank may differ by
+HALVES = {"choose": "{}", "confirm": "*{}*", "photographs": "{}"}  # how their networks are printed
+BOLD = {True: "**{}**", False: "{}"}
 WHOLE, MAPS = "of whole examples", "maps of {}"  # entries of what was measured beside curves: see evidence.py
 
 
@@ -54,22 +56,42 @@ def rows(half: str, family: str, networks: Mapping[str, Sequence[Found]]) -> Ite
 
 
 def markdown(found: Sequence[Row], measure: str) -> str:
-    """Return a table of one family: a line for each method, a column for each network, and their mean."""
+    """Return a table of one family: a line for each method, a column for each network, and the mean of each half."""
     own = [row for row in found if row.measure == measure]
-    networks = list(dict.fromkeys(row.network for row in own))
+    halves = {half: list(dict.fromkeys(row.network for row in own if row.half == half)) for half in HALVES}
+    halves = {half: networks for half, networks in halves.items() if networks}
     cells = {(row.method, row.network): row for row in own}
-    lines = [f"| {measure} | " + " | ".join([*networks, "mean"]) + " |", "|---" * (len(networks) + 2) + "|"]
+    titles = [HALVES[half].format(name) for half, networks in halves.items() for name in (*networks, "mean")]
+    lines = [f"| {measure} | " + " | ".join(titles) + " |", "|---" * (len(titles) + 1) + "|"]
     for method in METHODS:
-        chosen = [cells.get((method, network)) for network in networks]
-        if any(chosen):
-            shown = ["" if row is None else f"**{row.mean:.2f}**" if row.best else f"{row.mean:.2f}" for row in chosen]
-            mean = "" if None in chosen else f"{np.mean([row.mean for row in chosen]):.3f}"
-            lines.append(f"| {method} | " + " | ".join([*shown, mean]) + " |")
-    ranks = [cells[OWN, network] for network in networks]
-    of = [sum(row.network == network for row in own) for network in networks]
-    shown = [f"{row.rank} of {count}" for row, count in zip(ranks, of, strict=True)]
-    lines.append("| *rank of the default* | " + " | ".join([*shown, ""]) + " |")
-    return "\n".join(lines)
+        shown = []
+        for networks in halves.values():
+            chosen = [cells.get((method, network)) for network in networks]
+            shown += ["" if row is None else BOLD[row.best].format(f"{row.mean:.2f}") for row in chosen]
+            shown += ["" if None in chosen else f"{np.mean([row.mean for row in chosen]):.3f}"]
+        lines += ["| " + " | ".join([method, *shown]) + " |"] * any(shown)
+    ranks = []
+    for networks in halves.values():
+        counts = [sum(row.network == network for row in own) for network in networks]
+        ranks += [f"{cells[OWN, name].rank} of {count}" for name, count in zip(networks, counts, strict=True)] + [""]
+    return "\n".join([*lines, "| " + " | ".join(["*rank of the default*", *ranks]) + " |"])
+
+
+def read(file: Path) -> list[Row]:
+    """Return the rows of a CSV file that `write` wrote."""
+    with file.open(encoding="utf-8") as opened:
+        found = list(csv.DictReader(opened))
+    numbers = {"mean": float, "low": float, "high": float, "rank": int, "best": "True".__eq__}
+    return [Row(**{name: numbers.get(name, str)(value) for name, value in row.items()}) for row in found]
+
+
+def report(folder: Path) -> str:
+    """Return a table of ABPC for each family, with what was measured in both halves, as far as it lies in a folder."""
+    files = [folder / f"{half}.csv" for half in HALVES]
+    found = [row for file in files if file.exists() for row in read(file)]
+    families = list(dict.fromkeys(row.family for row in found))
+    parts = [(f"## {name.capitalize()}", markdown([r for r in found if r.family == name], "ABPC")) for name in families]
+    return "\n\n".join(text for part in parts for text in part) + "\n"
 
 
 def signs(networks: Mapping[str, Sequence[Found]]) -> str:
