@@ -4,6 +4,7 @@ import importlib
 from typing import Any
 
 from jrlrp.api import audit, plan, pullback, relevance, value_and_relevance
+from jrlrp.batches import in_batches, stream
 from jrlrp.composites.composite import Composite
 from jrlrp.composites.matcher import Matcher, match
 from jrlrp.composites.presets import (
@@ -109,6 +110,7 @@ __all__ = [
     "epsilon_plus_flat",
     "excitation_backprop",
     "gradient_times_input",
+    "in_batches",
     "match",
     "plan",
     "pullback",
@@ -119,6 +121,7 @@ __all__ = [
     "relative_plus",
     "relevance",
     "sglrp",
+    "stream",
     "value_and_relevance",
 ]
 

@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jrlrp.batches import computed, rows
 from jrlrp.errors import ArgumentError
-from jrlrp.metrics.batches import batch_rows, compiled, examples, in_batches, require, require_function
+from jrlrp.metrics.arguments import compiled, examples, require, require_function
 from jrlrp.metrics.features import Features, fill
 
 Array = Any
@@ -165,7 +166,7 @@ def perturbation(
     x = examples(x)
     if target is not None and not _fits(target, len(x)):
         raise ArgumentError(f"target={target!r}: expected a class, or one for each of {len(x)} examples.")
-    size = batch_rows(batch_size, len(x) * len(fractions))
+    size = rows(batch_size, len(x) * len(fractions))
     if not callable(score):
         _check_scores(model, x, score, target, size)
     features = Features.of(x, relevance, region)
@@ -175,9 +176,9 @@ def perturbation(
     counts = jnp.asarray(np.rint(fractions * features.count), jnp.int32)
 
     step = compiled(_score, model, score=score, keep=keep)
-    values = in_batches(
+    values = computed(
         lambda index: step(index, x, other, ranks, counts, targets),
-        len(x) * len(fractions),
+        (np.arange(len(x) * len(fractions)),),
         size,
         progress and "perturbing",
     )
@@ -221,7 +222,7 @@ def _targets(model: Callable, x: Array, target: Any, batch_size: int) -> Array:
     if target is not None:
         return jnp.broadcast_to(jnp.asarray(target), (len(x),))
     step = compiled(_best, model)
-    return jnp.asarray(in_batches(lambda index: step(index, x), len(x), batch_rows(batch_size, len(x))))
+    return jnp.asarray(computed(lambda index: step(index, x), (np.arange(len(x)),), rows(batch_size, len(x))))
 
 
 @jax.jit

@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jrlrp.batches import shown
 from jrlrp.errors import ArgumentError
-from jrlrp.metrics.batches import compiled, shown
+from jrlrp.metrics.arguments import compiled
 from jrlrp.metrics.maps import rank_correlation, scaled, ssim
 
 Array = Any

@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jrlrp.batches import computed, rows
 from jrlrp.errors import ArgumentError
-from jrlrp.metrics.batches import batch_rows, compiled, examples, in_batches, require
+from jrlrp.metrics.arguments import compiled, examples, require
 from jrlrp.metrics.maps import scaled
 from jrlrp.rules.base import is_number
 
@@ -93,16 +94,16 @@ def sensitivity(
     beside = () if target is None else (jnp.asarray(target),)
     if any(array.shape[:1] != x.shape[:1] for array in beside):
         raise ArgumentError(f"target={target!r}: expected one for each of {len(x)} examples.")
-    size = batch_rows(batch_size, len(x) * samples)  # of all batches, so that all maps come from one executable
+    size = rows(batch_size, len(x) * samples)  # of all batches, so that all maps come from one executable
     step = compiled(_explained, explain)
     undisturbed = lambda index: step(_disturbed(index * samples, x, seed, 0.0, samples=samples), index, beside)
-    before = jnp.asarray(in_batches(undisturbed, len(x), size))
+    before = jnp.asarray(computed(undisturbed, (np.arange(len(x)),), size))
 
     def moved(index: Array) -> Array:
         disturbed = _disturbed(index, x, seed, radius, samples=samples)
         return _distances(index // samples, before, step(disturbed, index // samples, beside), x, disturbed)
 
-    found = in_batches(moved, len(x) * samples, size, progress and "disturbing")
+    found = computed(moved, (np.arange(len(x) * samples),), size, progress and "disturbing")
     change, length, by = found.reshape(len(x), samples, 3).transpose(2, 0, 1)
     if not by.all():
         raise ArgumentError(

@@ -7,7 +7,6 @@ import pytest
 
 import jrlrp
 from jrlrp import metrics
-from jrlrp.metrics.batches import batch_rows
 
 RNG = np.random.default_rng(0)
 # One score is the sum of its features: removing a feature takes it away.
@@ -367,4 +366,4 @@ def test_areas_that_do_not_go_together_are_errors():
 
 @pytest.mark.parametrize(("size", "count", "rows"), [(64, 336, 56), (64, 384, 64), (64, 5, 5), (1, 7, 1), (7, 8, 4)])
 def test_batches_are_filled_alike_and_never_larger_than_asked(size, count, rows):
-    assert batch_rows(size, count) == rows <= size
+    assert rows(size, count) == rows <= size

@@ -1,8 +1,7 @@
-"""Many evaluations as a few compiled batches."""
+"""What metrics are given: examples, options, and functions to compile."""
 
 import functools
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,28 +12,6 @@ from jrlrp.errors import ArgumentError
 from jrlrp.rules.base import brief
 
 Array = Any
-
-
-def in_batches(step: Callable, count: int, size: int, progress: str | bool = False) -> np.ndarray:
-    """Return the `count` results of `step(index)`, computed for `size` indices at once.
-
-    Args:
-      step: a compiled function of an integer array, always of one size, so that it is compiled once.
-      progress: what a tqdm bar is called, False for none.
-    """
-    found = []
-    for start in shown(range(0, count, size), progress):
-        found.append(jax.device_get(step(jnp.minimum(jnp.arange(start, start + size), count - 1))))
-    return np.concatenate(found)[:count]
-
-
-def batch_rows(batch_size: int, count: int) -> int:
-    """Return how many of `count` rows go into each batch: as many into the last as into the others, if that can be."""
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise ArgumentError(f"batch_size={batch_size!r}: expected an int ≥ 1.")
-    if not count:
-        raise ArgumentError("there are no examples to measure on; pass at least one.")
-    return math.ceil(count / math.ceil(count / batch_size))
 
 
 def examples(x: Any) -> Array:
@@ -59,17 +36,6 @@ def require_function(function: Any) -> None:
     """Raise ArgumentError for what is no function of a batch."""
     if not callable(function):
         raise ArgumentError(f"expected a function, got {brief(function)}; pass the model's apply function, say.")
-
-
-def shown(steps: Iterable, progress: str | bool) -> Iterable:
-    """Return the steps behind a tqdm bar, if it is wanted."""
-    if not progress:
-        return steps
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        raise ArgumentError("progress=True needs tqdm: pip install tqdm, or leave it out.") from None
-    return tqdm(steps, desc=progress if isinstance(progress, str) else None)
 
 
 def compiled(step: Callable, function: Callable, **options: Any) -> Callable:
