@@ -7,6 +7,7 @@ import pytest
 
 import jrlrp
 from jrlrp import metrics
+from jrlrp.batches import rows
 
 RNG = np.random.default_rng(0)
 # One score is the sum of its features: removing a feature takes it away.
