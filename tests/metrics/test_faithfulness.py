@@ -365,6 +365,8 @@ def test_areas_that_do_not_go_together_are_errors():
         _ = curve(levels=(0.5, 1.0)).aopc
 
 
-@pytest.mark.parametrize(("size", "count", "expected"), [(64, 336, 56), (64, 384, 64), (64, 5, 5), (1, 7, 1), (7, 8, 4)])
+@pytest.mark.parametrize(
+    ("size", "count", "expected"), [(64, 336, 56), (64, 384, 64), (64, 5, 5), (1, 7, 1), (7, 8, 4)]
+)
 def test_batches_are_filled_alike_and_never_larger_than_asked(size, count, expected):
     assert rows(size, count) == expected <= size
