@@ -68,6 +68,7 @@ def value_and_relevance(
             result = result, {traced.graph.names[node]: _single(found) for node, found in measured.items()}
         return ((passed.value, passed.aux) if has_aux else passed.value), result
 
+    vars(explained).update(rules=chosen.composite, gives_value=True)  # what a run over a data set wants to know
     return explained
 
 
@@ -181,6 +182,7 @@ def relevance(
         value, result = both(*args, **kwargs)
         return (result, value[1]) if has_aux else result
 
+    vars(explained).update(rules=vars(both)["rules"], gives_value=False)
     return explained
 
 

@@ -1,0 +1,111 @@
+"""Examples out of a source, read ahead by Grain's threads, chunk by chunk."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from jrlrp.errors import ArgumentError
+
+try:
+    import grain
+except ImportError:
+    raise ImportError("jrlrp.runs needs TensorStore and Grain: pip install 'jrlrp[scale]'") from None
+
+THREADS = 8
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """An item that could not be read, and why."""
+
+    message: str
+
+
+@dataclass(frozen=True, eq=False)
+class Chunk:
+    """A batch of examples: their numbers, the arguments that they make, and what is wrong with some of them."""
+
+    number: int
+    index: np.ndarray
+    arguments: tuple[Any, ...]
+    errors: dict[int, str]
+
+    @property
+    def valid(self) -> np.ndarray:
+        return np.array([int(k) not in self.errors for k in self.index])
+
+
+@dataclass(frozen=True, eq=False)
+class Items:
+    """A source as Grain reads it: from one item on, and none raises."""
+
+    source: Any
+    first: int
+    end: int
+
+    def __len__(self) -> int:
+        return self.end - self.first
+
+    def __getitem__(self, k: int) -> Any:
+        return item(self.source, self.first + int(k))
+
+
+def item(source: Any, k: int) -> Any:
+    """Return an item as a tuple of pytrees of arrays, one for each argument, or why it cannot be read."""
+    try:
+        found = source[k]
+        return jax.tree.map(np.asarray, found if type(found) is tuple else (found,))
+    except Exception as error:  # whatever a user's source may raise
+        return Unreadable(f"{type(error).__name__}: {error}")
+
+
+def structure(found: Any) -> str:
+    """Return the shapes and dtypes of an item as text."""
+    return str(jax.tree.map(lambda a: f"{a.dtype.name}{list(a.shape)}", found))
+
+
+def digest(found: Any) -> str:
+    """Return what tells an item from others."""
+    if isinstance(found, Unreadable):
+        return "unreadable"
+    made = hashlib.sha256(structure(found).encode())
+    for leaf in jax.tree.leaves(found):
+        made.update(np.ascontiguousarray(leaf).tobytes())
+    return made.hexdigest()
+
+
+def template(source: Any, found: Sequence[Any]) -> Any:
+    """Return zeros like a source's items, of the first that can be read."""
+    for one in (*found, *(item(source, k) for k in range(min(len(source), 1000)))):
+        if not isinstance(one, Unreadable):
+            return jax.tree.map(np.zeros_like, one)
+    raise ArgumentError(f"none of the source's first items can be read; the first: {item(source, 0).message}")
+
+
+def chunks(source: Any, like: Any, first: int, end: int, size: int, raises: bool) -> Iterator[Chunk]:
+    """Yield the chunks of numbers `first` to `end` of a source, while those after them are read.
+
+    What cannot be read, or is of another structure than `like`, is zeros in its place; so is what fills the last chunk.
+    """
+    total, expected = len(source), structure(like)
+    items = Items(source, first * size, min(end * size, total))
+    options = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=2 * size)
+    read = iter(grain.MapDataset.source(items).to_iter_dataset(options))
+    for number in range(first, end):
+        index = np.arange(number * size, min((number + 1) * size, total))
+        found, errors = [], {}
+        for k in index.tolist():
+            one = next(read)
+            if not isinstance(one, Unreadable) and structure(one) != expected:
+                one = Unreadable(f"it is {structure(one)}; expected {expected} as of the others")
+            if isinstance(one, Unreadable):
+                if raises:
+                    raise ArgumentError(f'item {k} of the source: {one.message}; on_error="record" goes on without it.')
+                errors[k], one = one.message, like
+            found.append(one)
+        found += [like] * (size - len(found))
+        yield Chunk(number, index, jax.tree.map(lambda *leaves: np.stack(leaves), *found), errors)
