@@ -2,7 +2,7 @@
 
 import json
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -40,11 +40,11 @@ def attribute(
     """Explain all items of a source, and keep what that gives in a store; go on where an earlier run was stopped.
 
     A chunk of `batch_size` items is read, explained, and stored with the reductions up to it; then it is finished, and
-    never read or computed again, whenever the process is killed. The result is bit for bit that of a run without a stop.
+    never read or computed again, whenever the process is killed. The result is bit for bit that of a run without stops.
 
     Args:
-      explain: a function of a batch that returns R, or a pair (value, R): `relevance(model)`, `value_and_relevance(model)`;
-        R is an array (N, ...), or a pytree of them.
+      explain: a function of a batch that returns R, or a pair (value, R): `relevance(model)`, or
+        `value_and_relevance(model)`; R is an array (N, ...), or a pytree of them.
       source: has `len(source)` and `source[k]`: a Grain source, a NumPy, zarr or HDF5 array, a list. An item is an
         example without a batch axis: a pytree of arrays, or a tuple of one for each of `explain`'s arguments.
       store: a path, local or of a bucket ("gs://bucket/run"), that is empty or has this run.
@@ -53,7 +53,8 @@ def attribute(
       reductions: by name, what to keep of all items, `runs.Mean()` say; stored with each chunk.
       maps: whether relevance is stored itself, too.
       dtype: that relevance is stored in; None for its own.
-      on_error: "raise", or "record": an item that cannot be read has NaN in its row, and its message in the run's `errors`.
+      on_error: "raise", or "record": an item that cannot be read has NaN in its row, and a message in the run's
+        `errors`.
       description: what else the run is, a dict that JSON can hold: the weights' version, say.
       process: (k, n) if this is the k-th of n processes, each of which explains and stores its own part of the items;
         None for JAX's own numbers, which are (0, 1) without `jax.distributed`. They wait for nothing of each other.
@@ -88,20 +89,13 @@ def attribute(
     }
     _same_run(storage, json.loads(as_json(identity)))
     keeper = _Keeper(storage, identity, reductions, part)
-    todo = range(keeper.next, keeper.end)
     chunks = reading.chunks(source, like, keeper.next, keeper.end, size, on_error == "raise")
-    pending: deque[tuple[Chunk, Any]] = deque()
-    for chunk in shown(chunks, progress and "explaining", len(todo)):
-        pending.append((chunk, run(*_placed(chunk.arguments, mesh))))
-        if len(pending) > _AHEAD:
-            keeper.keep(*pending.popleft())
-    while pending:
-        keeper.keep(*pending.popleft())
-    keeper.wait()
+    left = keeper.end - keeper.next
+    _explain_all(run, shown(chunks, progress and "explaining", left), keeper, mesh)
     return Run(storage, identity, reductions)
 
 
-def open(store: str, reductions: Mapping[str, Any] | None = None) -> Run:  # noqa: A001 - as runs.open
+def open(store: str, reductions: Mapping[str, Any] | None = None) -> Run:
     """Return the run that lies in a store, finished or not.
 
     Args:
@@ -116,6 +110,29 @@ def open(store: str, reductions: Mapping[str, Any] | None = None) -> Run:  # noq
     if identity is None:
         raise ArgumentError(f"{store} has no run; attribute(explain, source, store) makes one.")
     return Run(storage, json.loads(identity), dict(reductions or {}))
+
+
+def _explain_all(run: Callable, chunks: Iterable[Chunk], keeper: "_Keeper", mesh: Any) -> None:
+    """Explain and store chunks; those before one that cannot be read are stored before that is raised."""
+    pending: deque[tuple[Chunk, Any]] = deque()
+    torn = None
+    left = iter(chunks)
+    while True:
+        try:
+            chunk = next(left, None)
+        except ArgumentError as error:
+            torn = error
+            break
+        if chunk is None:
+            break
+        pending.append((chunk, run(*_placed(chunk.arguments, mesh))))
+        if len(pending) > _AHEAD:
+            keeper.keep(*pending.popleft())
+    while pending:
+        keeper.keep(*pending.popleft())
+    keeper.wait()
+    if torn is not None:
+        raise torn
 
 
 class _Keeper:
@@ -133,7 +150,8 @@ class _Keeper:
             if kind == "value" or identity["maps"]
             for name, (shape, dtype) in found.items()
         }
-        self.next, self.errors, self.written = self.first, {}, None
+        self.next, self.written = self.first, None
+        self.errors: dict[str, str] = {}
         stored = storage.read(self.file)
         if stored is not None:
             self._go_on(unpacked(stored))
@@ -248,8 +266,8 @@ def _outputs(explain: Callable, like: Any, size: int, dtype: Any) -> dict[str, d
         for name, leaf in named_leaves(tree):
             if leaf.shape[:1] != (size,):
                 raise ArgumentError(
-                    f"for a batch of {size} items the function returned an array of shape {leaf.shape}; expected one row "
-                    "for each item."
+                    f"for a batch of {size} items the function returned an array of shape {leaf.shape}; expected one "
+                    "row for each item."
                 )
             narrowed = dtype is not None and kind == "relevance" and jnp.issubdtype(leaf.dtype, jnp.floating)
             found[kind][name] = [list(leaf.shape[1:]), np.dtype(dtype if narrowed else leaf.dtype).name]

@@ -1,6 +1,7 @@
 """Examples out of a source, read ahead by Grain's threads, chunk by chunk."""
 
 import hashlib
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -80,7 +81,7 @@ def digest(found: Any) -> str:
 
 def template(source: Any, found: Sequence[Any]) -> Any:
     """Return zeros like a source's items, of the first that can be read."""
-    for one in (*found, *(item(source, k) for k in range(min(len(source), 1000)))):
+    for one in itertools.chain(found, (item(source, k) for k in range(min(len(source), 1000)))):
         if not isinstance(one, Unreadable):
             return jax.tree.map(np.zeros_like, one)
     raise ArgumentError(f"none of the source's first items can be read; the first: {item(source, 0).message}")
@@ -91,6 +92,8 @@ def chunks(source: Any, like: Any, first: int, end: int, size: int, raises: bool
 
     What cannot be read, or is of another structure than `like`, is zeros in its place; so is what fills the last chunk.
     """
+    if first >= end:
+        return
     total, expected = len(source), structure(like)
     items = Items(source, first * size, min(end * size, total))
     options = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=2 * size)

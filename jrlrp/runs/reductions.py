@@ -1,4 +1,4 @@
-"""What can be kept of a run in place of its maps, or beside them: means, histograms, the samples with the highest scores.
+"""What can be kept of a run in place of its maps, or beside them: means, histograms, samples with the highest scores.
 
 A reduction is a pytree with `update(batch)` and `merge(other)`, which return the reduction of more examples. Its leaves
 are stored, so they have the same structure after each update.
@@ -50,13 +50,16 @@ def _relevance(value: Any, relevance: Any) -> Any:
 _data = partial(field, default_factory=lambda: np.zeros(()))
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["total", "count"], meta_fields=["of", "absolute", "by", "groups"])
+@partial(
+    jax.tree_util.register_dataclass, data_fields=["total", "count"], meta_fields=["of", "absolute", "by", "groups"]
+)
 @dataclass(frozen=True, eq=False)
 class Mean:
     """The mean of relevance over examples, or over those of each group.
 
     Args:
-      of: a function of (value, relevance) that returns what the mean is taken of, an array (n, ...); None for relevance.
+      of: a function of (value, relevance) that returns what the mean is taken of, an array (n, ...); None for
+        relevance.
       absolute: whether absolute values are taken.
       by: a function of (value, relevance) that returns each example's group, integers (n,) below `groups`.
       groups: how many there are.
@@ -74,7 +77,7 @@ class Mean:
 
     @property
     def mean(self) -> np.ndarray:
-        """The means, shape (groups, ...), or without that axis if there is one group; NaN of a group without examples."""
+        """The means, (groups, ...), or without that axis if there is one group; NaN of a group without examples."""
         total, count = np.asarray(self.total), np.asarray(self.count)
         with np.errstate(invalid="ignore", divide="ignore"):
             found = total / count.reshape(-1, *(1,) * (total.ndim - 1))
@@ -85,7 +88,9 @@ class Mean:
         x = np.abs(x) if self.absolute else x
         group = np.zeros(len(x), int) if self.by is None else np.asarray(self.by(batch.value, batch.relevance))
         if group.shape != x.shape[:1] or np.any((group < 0) | (group >= self.groups)):
-            raise ArgumentError(f"Mean(by=...) returned {group!r}; expected {len(x)} groups, integers below {self.groups}.")
+            raise ArgumentError(
+                f"Mean(by=...) returned {group!r}; expected {len(x)} groups, integers below {self.groups}."
+            )
         total, count = np.zeros((self.groups, *x.shape[1:])), np.zeros(self.groups)
         np.add.at(total, group, x)
         np.add.at(count, group, 1)
@@ -103,8 +108,8 @@ class Histogram:
     Args:
       edges: ascending numbers.
       of: as for `Mean`.
-      channels: the axis of it (after the examples' axis 0) that has a histogram for each entry, -1 say; "features" for one
-        histogram for each feature; None for one of all.
+      channels: the axis of it (after the examples' axis 0) that has a histogram for each entry, -1 say; "features" for
+        one histogram for each feature; None for one of all.
 
     Attributes:
       counts: integers of shape (len(edges) + 1, ...): below the first edge, between two, from the last on.
@@ -130,6 +135,7 @@ class Histogram:
         elif self.channels is None:
             flat = x.reshape(-1, 1)
         else:
+            assert isinstance(self.channels, int)
             flat = np.moveaxis(x, self.channels, -1).reshape(-1, x.shape[self.channels])
         bins, columns = len(self.edges) + 1, flat.shape[1]
         places = np.searchsorted(self.edges, flat, side="right") * columns + np.arange(columns)
@@ -151,8 +157,8 @@ class Top:
 
     Args:
       references: `concepts.References.empty(channels, count)`.
-      of: a function of (value, relevance) that returns scores and positions of channels, a pair of arrays (n, channels), as
-        `concepts.scores` does; None where `explain` is a function that `concepts.scores` returned.
+      of: a function of (value, relevance) that returns scores and positions of channels, a pair of arrays (n,
+        channels), as `concepts.scores` does; None where `explain` is a function that `concepts.scores` returned.
     """
 
     references: References

@@ -120,7 +120,7 @@ class Run:
 
     def _arrays(self, kind: str) -> Any:
         names = self.identity["outputs"].get(kind)
-        if names is None or not self.identity["maps"] and kind == "relevance":
+        if names is None or (not self.identity["maps"] and kind == "relevance"):
             return None
         found = {name: Lazy(self.storage.array(f"{kind}/{name or 'array'}")) for name in names}
         return found[""] if list(names) == [""] else found

@@ -67,7 +67,7 @@ class Storage:
 def packed(arrays: Mapping[str, Any]) -> bytes:
     """Return arrays as the bytes of an npz file."""
     buffer = io.BytesIO()
-    np.savez(buffer, **{name: np.asarray(value) for name, value in arrays.items()})
+    np.savez(buffer, **{name: np.asarray(value) for name, value in arrays.items()})  # type: ignore[arg-type]
     return buffer.getvalue()
 
 
