@@ -122,7 +122,7 @@ def _length(arrays: Any) -> int:
     if len(lengths) != 1 or None in lengths:
         shapes = ", ".join(str(np.shape(a)) for a in leaves) or "none"
         raise ArgumentError(f"arrays of shapes {shapes}: expected one leading axis of examples for all.")
-    return lengths.pop()
+    return lengths.pop() or 0
 
 
 def _jitted(explain: Callable) -> Callable:

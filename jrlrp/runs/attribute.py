@@ -35,7 +35,7 @@ def attribute(
     on_error: str = "raise",
     description: Mapping[str, Any] | None = None,
     process: tuple[int, int] | None = None,
-    progress: bool = True,
+    progress: str | bool = True,
 ) -> Run:
     """Explain all items of a source, and keep what that gives in a store; go on where an earlier run was stopped.
 
@@ -58,7 +58,7 @@ def attribute(
       description: what else the run is, a dict that JSON can hold: the weights' version, say.
       process: (k, n) if this is the k-th of n processes, each of which explains and stores its own part of the items;
         None for JAX's own numbers, which are (0, 1) without `jax.distributed`. They wait for nothing of each other.
-      progress: whether to show a tqdm bar.
+      progress: whether to show a tqdm bar, or what it is called.
 
     Returns:
       The `Run`, with what the other processes have stored so far.
@@ -91,7 +91,7 @@ def attribute(
     keeper = _Keeper(storage, identity, reductions, part)
     chunks = reading.chunks(source, like, keeper.next, keeper.end, size, on_error == "raise")
     left = keeper.end - keeper.next
-    _explain_all(run, shown(chunks, progress and "explaining", left), keeper, mesh)
+    _explain_all(run, shown(chunks, "explaining" if progress is True else progress, left), keeper, mesh)
     return Run(storage, identity, reductions)
 
 
