@@ -14,8 +14,8 @@ from jrlrp.analyses.travel import Travel
 from jrlrp.errors import RuleError, describe
 from jrlrp.graph.graph import Graph
 from jrlrp.graph.layers import layer_of
-from jrlrp.graph.linear_layer import wide
-from jrlrp.graph.nodes import Control, Node, Product
+from jrlrp.graph.linear_layer import Mesh, wide
+from jrlrp.graph.nodes import Affine, Control, Node, Product
 from jrlrp.probes import Edges, Passage, Probe
 from jrlrp.rules.base import Form, Rule, saturate
 from jrlrp.rules.ratio import damped, masked, of_ratio, over, times
@@ -35,6 +35,7 @@ class Course:
       masks: what multiplies the relevance that comes to a node's output, broadcasting to it, with a leading axis of
         turns for each scan around the node.
       shown: the nodes whose outputs are returned too, each with the form in which relevance comes to them there.
+      apart: the axes of a mesh along which examples lie, inside shard_map.
       waits: whether what rules make of weights and inputs alone waits for relevance, for memory's sake; not where it is
         to serve several pullbacks.
     """
@@ -44,6 +45,7 @@ class Course:
     probes: Mapping[Node, Probe] = field(default_factory=dict)
     masks: Mapping[Node, Any] = field(default_factory=dict)
     shown: Mapping[Node, Form] = field(default_factory=dict)
+    apart: frozenset[str] = frozenset()
     waits: bool = True
 
 
@@ -76,7 +78,7 @@ def interpret(
             arguments = [values.handing(x, handed) for x in step.inputs]
             constants = [values.held(x) for x in step.constants]
             needs = way.needed.get(step, handed)
-            place = _Place(step, handed, needs, tuple(map(way.form, step.outputs)), course.waits)
+            place = _Place(step, handed, needs, tuple(map(way.form, step.outputs)), course.waits, course.apart)
             run = _run_node if step not in probes else partial(_run_probed, probe=probes[step])
             made = run(place, rules.get(step), arguments, constants, course.masks.get(step))
             values.update(zip(step.outputs, made, strict=True))
@@ -135,6 +137,7 @@ class _Place:
     needs: Form
     comes: tuple[Form, ...]
     waits: bool
+    apart: frozenset[str]
 
 
 def _run_node(
@@ -152,7 +155,7 @@ def _run_node(
     if rule is None or rule.native or (handed is Form.RATIO and rule.is_derivative(node)):
         outputs = node.run(inputs, constants)
     else:
-        bind = _edited if needs is Form.RATIO else partial(_bind, handed=handed, waits=place.waits)
+        bind = _edited if needs is Form.RATIO else partial(_bind, place=place)
         outputs = bind(node, rule, inputs, constants)
 
     def converted(z: Any, comes: Form) -> Any:
@@ -226,7 +229,9 @@ def _run_bodies(node: Control, values: _Values, course: Course) -> tuple[list[An
         def run(inputs: Sequence[Any], along: Any) -> tuple[list[Any], Any]:
             zeros, here, factors = along
             placed = {inside: replace(probes[inside], zeros=zero) for inside, zero in zip(inner, zeros, strict=True)}
-            own_course = replace(course, probes=placed, masks=dict(zip(masks, factors, strict=True)))
+            own_course = replace(
+                course, probes=placed, masks=dict(zip(masks, factors, strict=True)), apart=course.apart | node.apart
+            )
             entering = enumerate(zip(program.inputs, inputs, strict=True))
             own = {v: _needing(x, way.form(v), way.at_entry(flow, body, k)) for k, (v, x) in entering}
             results, found = interpret(graph, own, list(zip(program.outputs, leaving, strict=True)), own_course)
@@ -302,11 +307,12 @@ def _cotangent(relevance: Any, z: Any) -> Any:
     return np.zeros(z.shape, jax.dtypes.float0)
 
 
-def _bind(
-    node: Node, rule: Rule, inputs: Sequence[Any], constants: Sequence[Any], *, handed: Form, waits: bool
-) -> Sequence[Any]:
+def _bind(node: Node, rule: Rule, inputs: Sequence[Any], constants: Sequence[Any], place: _Place) -> Sequence[Any]:
     """Evaluate a node as a function whose pullback is its rule, of relevance, which it hands on in a form."""
     parameters, put_back = rule.split()
+    varying = frozenset().union(*map(compat.mesh_axes, inputs))  # here; inside, inputs vary as the output does
+    own = node.own if isinstance(node, Affine) else None
+    mesh = Mesh(varying if own is None else varying & own, place.apart)
 
     @jax.custom_vjp
     def evaluate(inputs, constants, parameters):
@@ -319,9 +325,9 @@ def _bind(
     def backward(residuals, relevances):
         inputs, constants, parameters, outputs = residuals
         wide_inputs, outputs, received = _widened(inputs), _widened(outputs), _bounded(_widened(relevances))
-        rule, layer = put_back(parameters), layer_of(node, inputs, constants, received, waits)
+        rule, layer = put_back(parameters), layer_of(node, inputs, constants, received, place.waits, mesh)
         made = (outputs[0], received[0]) if len(outputs) == 1 else (outputs, received)
-        shares = (rule if handed is Form.RELEVANCE else rule.ratios)(layer, layer.waiting(wide_inputs), *made)
+        shares = (rule if place.handed is Form.RELEVANCE else rule.ratios)(layer, layer.waiting(wide_inputs), *made)
         _check_shares(rule, node, shares)
         return tuple(_rounded(r, x) for r, x in zip(shares, inputs, strict=True)), None, None
 

@@ -238,11 +238,13 @@ class Traced:
         asked.check_effect(graph, way)
         forms = {**dict.fromkeys(wanted, Form.NONE), **dict.fromkeys(asked.seeds, Form.RELEVANCE)}
 
+        apart = frozenset().union(*map(compat.mesh_axes, start))
+
         def run(start, zeros):
             values = {**inputs, **dict(zip(graph.explained, start, strict=True))}
             placed = {node: replace(probes[node], zeros=zero) for node, zero in zip(probes, zeros, strict=True)}
             ends = [*zip(graph.outputs, given, strict=True), *((v, Form.NONE) for v in later)]
-            outputs, made = interpret(graph, values, ends, Course(rules, way, placed, asked.masks, forms, waits))
+            outputs, made = interpret(graph, values, ends, Course(rules, way, placed, asked.masks, forms, apart, waits))
             return (outputs[:count], [made[node] for node in forms]), outputs[count:]
 
         # Cotangents have to vary over a mesh as the probes do.

@@ -291,13 +291,20 @@ def _resized(flow: ControlFlow, slots: Slots, v: Var) -> Value:
 
 def _exchanged(flow: ControlFlow, known: Mapping[Var, Value]) -> bool:
     """Tell whether devices that have different examples exchange values."""
-    apart: set[str] = set()
-    for v, spec in zip(flow.inputs, flow.params["in_specs"], strict=True):
-        slots = known.get(v)
-        if isinstance(slots, Slots) and slots.axis.dim < len(spec):
-            names = spec[slots.axis.dim]
-            apart.update(names if isinstance(names, tuple) else [] if names is None else [names])
-    return any(apart & _mesh_axes(inner) for inner in flow.bodies[0].program.equations)
+    axes = {v: slots.axis for v, slots in known.items() if isinstance(slots, Slots)}
+    along = apart(flow, axes)
+    return any(along & _mesh_axes(inner) for inner in flow.bodies[0].program.equations)
+
+
+def apart(flow: ControlFlow, axes: Mapping[Var, Axis]) -> frozenset[str]:
+    """Return the axes of a shard_map's mesh along which examples lie, as the batch axes of its operands say."""
+    found: set[str] = set()
+    for v, spec in zip(flow.inputs, flow.params.get("in_specs", ()), strict=False):
+        axis = axes.get(v)
+        if axis is not None and axis.dim < len(spec):
+            names = spec[axis.dim]
+            found.update(names if isinstance(names, tuple) else [] if names is None else [names])
+    return frozenset(found)
 
 
 def _mesh_axes(eqn: Equation) -> set[str]:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jrlrp.graph.linear_layer import Layer, LinearLayer, wide
+from jrlrp.graph.linear_layer import Layer, LinearLayer, Mesh, wide
 from jrlrp.graph.nodes import (
     Activation,
     Affine,
@@ -203,10 +203,11 @@ def layer_of(
     constants: Sequence[Array],
     relevances: Sequence[Array],
     waits: bool = True,
+    mesh: Mesh | None = None,
 ) -> Layer:
     """Return the numbers of a node whose outputs have these relevances, for which what it is made of waits, or not."""
     if isinstance(node, Affine):
-        return LinearLayer(node, constants, inputs[0], relevances[0] if waits else None)
+        return LinearLayer(node, constants, inputs[0], relevances[0] if waits else None, mesh)
     if isinstance(node, Normalisation):
         return NormalisationLayer(node, constants, inputs[0])
     if isinstance(node, Activation):

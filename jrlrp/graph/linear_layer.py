@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -52,6 +53,23 @@ class Layer(seen.Layer):
     def vector_means(self, x: Array, r: Array) -> tuple[Array, Array] | None:
         return None
 
+    def part(self, r: Array) -> Array:
+        return r
+
+    def added_up(self, r: Array) -> Array:
+        return r
+
+    def over_devices(self, of_input: Array, of_output: Array) -> tuple[Array, Array]:
+        return of_input, of_output
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """The axes of a mesh, inside shard_map, along which a layer's input differs, and along which examples lie."""
+
+    of_input: frozenset[str]
+    apart: frozenset[str] = frozenset()
+
 
 class LinearLayer(Layer, seen.LinearLayer):
     """z = map(x) + bias, for one input x.
@@ -63,10 +81,18 @@ class LinearLayer(Layer, seen.LinearLayer):
       positive_weight, negative_weight: their parts of one sign.
     """
 
-    def __init__(self, node: Affine, constants: Sequence[Array], x: Array, relevance: Array | None):
+    def __init__(
+        self,
+        node: Affine,
+        constants: Sequence[Array],
+        x: Array,
+        relevance: Array | None,
+        mesh: "Mesh | None" = None,
+    ):
         """Take the relevance that the layer waits for, None for a layer that waits for none."""
         super().__init__(node, constants)
         self._relevance = relevance
+        self._mesh = mesh or Mesh(compat.mesh_axes(x))
         self.dtype = wide(node.output.dtype, node.inputs[0].dtype)
         self._input = jax.typeof(x).update(dtype=self.dtype, weak_type=False)  # with its sharding and mesh axes
 
@@ -80,7 +106,9 @@ class LinearLayer(Layer, seen.LinearLayer):
         return zero_after(jax.lax.stop_gradient(self._relevance)).astype(self.dtype)
 
     def waiting(self, inputs: Sequence[Array]) -> Sequence[Array]:
-        return [x + self._zero for x in inputs]
+        # Not what is the same on all devices: with what is not, it would count as other.
+        varies = compat.mesh_axes(self._zero)
+        return [x + self._zero if varies <= compat.mesh_axes(x) else x for x in inputs]
 
     @cached_property
     def weight(self) -> Array | None:
@@ -100,6 +128,10 @@ class LinearLayer(Layer, seen.LinearLayer):
             weight = jnp.broadcast_to(weight, node.inputs[0].shape)
         return weight + self._zero
 
+    def largest(self, x: Array) -> Array:
+        axes = tuple(sorted(compat.mesh_axes(x) - self._mesh.apart))
+        return jax.lax.pmax(x, axes) if axes else x
+
     @cached_property
     def positive_weight(self) -> Array:
         return jnp.maximum(jnp.asarray(self.weight), 0)
@@ -111,12 +143,15 @@ class LinearLayer(Layer, seen.LinearLayer):
     @cached_property
     def ones(self) -> Array:
         """Weights of one: mapping with them sums the inputs that reach each unit."""
-        return jnp.ones(() if self.weight is None else self.weight.shape, self.dtype) + self._zero
+        if self.weight is None:
+            return jnp.ones((), self.dtype) + self._zero
+        return compat.varying(jnp.ones(self.weight.shape, self.dtype) + self._zero, [self.weight])
 
     @cached_property
     def unit_input(self) -> Array:
         """An input of ones, hidden from XLA, which would spend seconds on computing what follows while it compiles."""
-        return jax.lax.optimization_barrier(jnp.ones(self._input.shape, self.dtype) + self._zero)
+        ones = jnp.ones(self._input.shape, self.dtype) + self._zero
+        return jax.lax.optimization_barrier(compat.varying(ones, [self._input]))
 
     @cached_property
     def counts(self) -> Array:
@@ -160,6 +195,7 @@ class LinearLayer(Layer, seen.LinearLayer):
         if node.weight is None:
             return core.bind([x if k == node.operand else self._other(v) for k, v in enumerate(core.inputs)])
         w = self._own_weight if weight is None else weight
+        x, w = compat.varying(x, [w]), compat.varying(w, [x])
         return core.bind([x, w] if node.operand == 0 else [w, x], preferred_element_type=x.dtype)
 
     @property
@@ -181,7 +217,7 @@ class LinearLayer(Layer, seen.LinearLayer):
         """Return the transpose of `_follow` applied to `r`."""
         if not any(step.role == "move" or scaled for step in self._node.steps):  # type: ignore[attr-defined]
             return r.astype(self.dtype)
-        at_core = self._input.update(shape=self._node.core.output.shape)  # type: ignore[attr-defined]
+        at_core = jax.typeof(self._zeros_at_core)
         return jax.linear_transpose(lambda z: self._follow(z, scaled), at_core)(r.astype(self.dtype))[0]
 
     def vector_means(self, x: Array, r: Array) -> tuple[Array, Array] | None:
@@ -204,13 +240,42 @@ class LinearLayer(Layer, seen.LinearLayer):
         of_r = jnp.sum(r * part, axis=along_r).transpose(np.argsort(in_x))
         return of_x, jnp.expand_dims(of_r, along_x)
 
+    @property
+    def _zeros_at_core(self) -> Array:
+        """Zeros as what the core makes, which may differ along the axes of a mesh along which its operands do."""
+        node: Affine = self._node  # type: ignore[assignment]
+        zeros = jnp.zeros(node.core.output.shape if node.core else node.inputs[0].shape, self.dtype)
+        return compat.varying(zeros, [self._input, *([] if node.weight is None else [self._own_weight])])
+
+    def over_devices(self, of_input: Array, of_output: Array) -> tuple[Array, Array]:
+        of_x, of_z = self._split
+        return compat.added_over(of_input, of_x), compat.added_over(of_output, of_z)
+
+    def part(self, r: Array) -> Array:
+        return r / math.prod(map(jax.lax.axis_size, compat.mesh_axes(self._input) - self._mesh.of_input))
+
+    def added_up(self, r: Array) -> Array:
+        return compat.added_over(r, compat.mesh_axes(r) - self._mesh.of_input)
+
+    @cached_property
+    def _split(self) -> tuple[frozenset[str], frozenset[str]]:
+        """The axes of a mesh over which the input, and the output, of a vector or an example is split."""
+        node: Affine = self._node  # type: ignore[assignment]
+        of_x = self._mesh.of_input
+        of_weight = frozenset() if node.weight is None else compat.mesh_axes(self._own_weight)
+        collective = [s.equation for s in node.steps if s.equation.op is Op.COLLECTIVE]
+        added_up = frozenset(name for eqn in collective for name in eqn.params["axes"])
+        if node.maps_vectors:  # what the input alone differs along counts the vectors
+            return of_weight & added_up, of_weight - of_x
+        return of_x - self._mesh.apart, (of_x | of_weight) - added_up - self._mesh.apart
+
     @cached_property
     def bias(self) -> Array | None:
         """What the layer adds to its linear part, in the output's shape or broadcasting to it; None without one."""
         node: Affine = self._node  # type: ignore[assignment]
         if not any(step.role == "shift" for step in node.steps):
             return None
-        b = jnp.zeros(node.core.output.shape if node.core else node.inputs[0].shape, self.dtype)
+        b = self._zeros_at_core
         for step in node.steps:
             if step.role == "move":
                 b = step.equation.bind([b])

@@ -106,10 +106,14 @@ class Movement(Node):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Control(Node):
-    """Control flow: `bodies` are the graphs of the programs that `flow` holds. Relevance passes the nodes in them."""
+    """Control flow: `bodies` are the graphs of the programs that `flow` holds. Relevance passes the nodes in them.
+
+    Examples lie along the axes `apart` of a shard_map's mesh.
+    """
 
     flow: ControlFlow
     bodies: tuple[Any, ...]
+    apart: frozenset[str] = frozenset()
 
     native = True
 
@@ -242,6 +246,7 @@ class Affine(Node):
     Attributes:
       core: the linear equation (its operand number `operand` is the input), or None for a scale layer.
       weight: the other operand of a dot or conv.
+      own: the axes of a mesh along which the input truly differs, None if that is not known.
       steps: what follows the core, in order.
       standardises: whether a scale layer could be the standardisation of inputs: what it adds is a number, or one for
         each channel. A position embedding is none.
@@ -250,6 +255,7 @@ class Affine(Node):
     core: Equation | None
     operand: int = 0
     weight: Var | None = None
+    own: frozenset[str] | None = None
     steps: tuple[Step, ...] = ()
     standardises: bool = False
 

@@ -53,6 +53,7 @@ def _core(flow: Flow, eqn: Equation) -> Affine | None:
         core=eqn,
         operand=k,
         weight=eqn.inputs[1 - k] if weighted else None,
+        own=_own_axes(flow, eqn.inputs[k]),
     )
 
 
@@ -88,7 +89,7 @@ def _follow(flow: Flow, links: dict[Var, Link], taken: set[Equation], layer: Aff
         steps.append(step)
         if step.role == "move":
             places = [p and image(eqn, 0, p) for p in places]
-        elif step.role in ("scale", "shift"):
+        if step.role in ("scale", "shift") or _adds_devices(eqn, layer):
             committed = len(steps)
         v = eqn.output
     return _extended(layer, steps[:committed])
@@ -105,6 +106,7 @@ def _extended(layer: Affine, steps: list[Step]) -> Affine:
         core=layer.core,
         operand=layer.operand,
         weight=layer.weight,
+        own=layer.own,
         steps=tuple(steps),
     )
 
@@ -113,7 +115,7 @@ def _step(
     flow: Flow, links: dict[Var, Link], eqn: Equation, v: Var, layer: Affine, places: Iterable[Axis | None]
 ) -> Step | None:
     """Return what an equation does to an affine layer's output `v`, or None if it is no part of that layer."""
-    if eqn.op in _MOVES and eqn.output.size == v.size:
+    if (eqn.op in _MOVES and eqn.output.size == v.size) or _adds_devices(eqn, layer):
         return Step(eqn, "move")
     link = links.get(eqn.output)
     if link is None or link.role == "curve" or link.equation is not eqn:
@@ -132,6 +134,21 @@ def _step(
     if step.role == "scale" and step.constant is not None:
         return _per_channel(flow, step, places)
     return step
+
+
+def _adds_devices(eqn: Equation, layer: Affine) -> bool:
+    """Tell whether an equation adds up what devices make of parts of a layer's input by their parts of the weights."""
+    if eqn.op is not Op.COLLECTIVE or eqn.row.kind != "average_pool" or layer.weight is None:
+        return False
+    axes, together = frozenset(eqn.params.get("axes", ())), eqn.params.get("axis_index_groups") is None
+    return bool(axes) and together and all(axes <= (v or frozenset()) for v in (layer.own, layer.weight.varying))
+
+
+def _own_axes(flow: Flow, v: Var) -> frozenset[str] | None:
+    """Return the axes of a mesh along which a value truly differs: what is spread over devices is the same on all."""
+    while (eqn := flow.definition.get(v)) is not None and eqn.op in (*_MOVES, Op.CAST):
+        v = eqn.inputs[0]
+    return v.varying
 
 
 def linear_step(flow: Flow, eqn: Equation, v: Var) -> Step:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jrlrp.analyses.activity import Flow, activity_of, body_flow, flow_of
-from jrlrp.analyses.batch import batch_of
+from jrlrp.analyses.batch import apart, batch_of
 from jrlrp.analyses.facts import Facts
 from jrlrp.analyses.place import placed
 from jrlrp.graph.graph import Graph, ended, schedule
@@ -119,7 +119,8 @@ def _controls(flow: Flow, axes: Mapping[Var, Axis], taken: set[Equation]) -> lis
             bodies = tuple(_grouped(body_flow(flow, body), axes, whole=True) for body in eqn.bodies)
             inputs = tuple(dict.fromkeys(flow.active_inputs(eqn)))
             kind = _CONTROL[eqn.op]
-            nodes.append(Control(kind=kind, equations=(eqn,), inputs=inputs, outputs=outputs, flow=eqn, bodies=bodies))
+            node = Control(kind=kind, equations=(eqn,), inputs=inputs, outputs=outputs, flow=eqn, bodies=bodies)
+            nodes.append(replace(node, apart=apart(eqn, axes)))
     return nodes
 
 

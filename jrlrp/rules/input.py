@@ -61,7 +61,7 @@ class WSquare(WeightRule):
         # Shares do not change with the size of all weights; squares of large ones could leave the dtype.
         bias = None if self.bias == "ignore" else layer.bias
         sizes = [jnp.max(jnp.abs(v), initial=0) for v in (layer.weight, bias) if v is not None]
-        largest = functools.reduce(jnp.maximum, sizes)
+        largest = layer.largest(functools.reduce(jnp.maximum, sizes))
         scale = jnp.where(largest == 0, 1, largest)
         weight = jnp.square(layer.weight / scale)
         epsilon = jnp.minimum(self.epsilon / scale / scale, bound(x.dtype))

@@ -38,6 +38,21 @@ class Layer(Protocol):
         """
         ...
 
+    def over_devices(self, of_input: Array, of_output: Array) -> tuple[Array, Array]:
+        """Return sums over all entries of a vector's or an example's input and output, of those over a device's own.
+
+        They are the same where no devices have parts of the layer.
+        """
+        ...
+
+    def part(self, r: Array) -> Array:
+        """Return what each device gives of what inputs are to get from all of them: the same of each."""
+        ...
+
+    def added_up(self, r: Array) -> Array:
+        """Return what inputs get from all devices that have parts of the layer, of what each of them gives."""
+        ...
+
 
 class MapLayer(Layer, Protocol):
     """z = map(x) + bias, for one input x: kinds conv, dense, linear, fixed, scale, average_pool, normalisation.
@@ -71,6 +86,10 @@ class LinearLayer(MapLayer, Protocol):
       unit_input: an input of ones.
       counts: how many inputs reach each unit, padding excluded, in the output's shape.
     """
+
+    def largest(self, x: Array) -> Array:
+        """Return the largest of what devices have that each have a part of the layer: `x`, if there are none."""
+        ...
 
     @property
     def positive_weight(self) -> Array: ...

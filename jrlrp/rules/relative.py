@@ -49,15 +49,16 @@ class Relative(RescalingRule):
         x_axis, z_axis = layer.input_axes[0], layer.output_axis
         # κ undoes any positive factor of an example. Mean sizes are divided out on the way, so that no sum of large
         # relevance leaves the dtype.
-        size = mean_size(relevance, z_axis)
+        _, size = layer.over_devices(0.0, mean_size(relevance, z_axis))
         unit = relevance / spread(_or_one(size), relevance, z_axis)
         sign = (output > 0).astype(unit.dtype) - (output < 0).astype(unit.dtype)
         gains = self._gains(layer, x, unit, sign)
-        share = saturate(x * gains, x.dtype)
+        share = saturate(x * layer.added_up(gains), x.dtype)
         sizes = layer.vector_means(jnp.abs(share), jnp.abs(unit))
-        if sizes is None:  # then those of each example, of which the units have a mean size of 1
-            sizes = spread(mean_size(share, x_axis), x, x_axis), unit.size / max(x.size, 1)
-        of_share, of_unit = sizes
+        if sizes is None:
+            of_share, of_unit = mean_size(share, x_axis), mean_size(unit, z_axis) * (unit.size / max(x.size, 1))
+            sizes = tuple(spread(v, x, x_axis) for v in (of_share, of_unit))
+        of_share, of_unit = layer.over_devices(*sizes)
         return gains, lambda v: v / _or_one(of_share) * of_unit * spread(size, x, x_axis)
 
     def _gains(self, layer: LinearLayer, x: Array, unit: Array, sign: Array) -> Array:

@@ -89,17 +89,20 @@ class RelativeAttributing(RescalingRule):
 
 def _shifted(layer: LinearLayer, shares: Array, relevance: Array) -> Array:
     """Return shares, those that are not 0 less one number, so that they add up to the relevance."""
-    some = (shares != 0).astype(shares.dtype)
-    means = layer.vector_means(shares, relevance)
+    whole = layer.added_up(shares)
+    some = (whole != 0).astype(shares.dtype)
+    means = layer.vector_means(whole, relevance)
     if means is not None:
         of_shares, of_relevance = means
         count, _ = layer.vector_means(some, relevance)  # type: ignore[misc]
     else:
         axis = layer.input_axes[0]
-        of_shares, count = (spread(example_mean(v, axis), shares, axis) for v in (shares, some))
+        of_shares, count = (spread(example_mean(v, axis), shares, axis) for v in (whole, some))
         mean = example_mean(relevance, layer.output_axis) * (relevance.size / max(shares.size, 1))
         of_relevance = spread(mean, shares, axis)
-    return shares - some * (of_shares - of_relevance) / jnp.where(count == 0, 1, count)
+    of_shares, of_relevance = layer.over_devices(of_shares, of_relevance)
+    count, _ = layer.over_devices(count, 0.0)
+    return shares - layer.part(some * (of_shares - of_relevance) / jnp.where(count == 0, 1, count))
 
 
 @dataclass(frozen=True, repr=False)
@@ -125,8 +128,6 @@ class InputBox(WeightRule):
 
     def portions(self, layer: LinearLayer, x: Array, output: Array) -> Iterable[Portion]:
         axis = layer.input_axes[0]
-        low, high = (
-            spread(over_example(lambda parts, dims, f=f: f(parts, axis=dims), x, axis), x, axis)
-            for f in (jnp.min, jnp.max)
-        )
+        greatest = lambda v: layer.largest(over_example(lambda parts, dims: jnp.max(parts, axis=dims), v, axis))
+        low, high = -spread(greatest(-x), x, axis), spread(greatest(x), x, axis)
         return ZBox(low, high, self.epsilon).portions(layer, x, output)

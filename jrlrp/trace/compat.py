@@ -284,20 +284,36 @@ def devices(eqn: Any, sizes: Mapping[str, int]) -> dict[str, int]:
 
 
 def mesh_axes(x: Any) -> frozenset[str]:
-    """Return the axes of the mesh along which a value differs, inside shard_map."""
-    return frozenset(jax.typeof(x).manual_axis_type.varying)
+    """Return the axes of the mesh along which a value, or values of a type, differ inside shard_map."""
+    return varying_axes(x if isinstance(x, jax.core.AbstractValue) else jax.typeof(x))
+
+
+def varying_axes(aval: Any) -> frozenset[str]:
+    """Return the axes of the mesh along which values of a type differ, as far as JAX checks that."""
+    kind = getattr(aval, "manual_axis_type", None)
+    return frozenset() if kind is None else frozenset(kind.varying)
 
 
 def added_up(r: Any, like: Any) -> Any:
     """Return the sum over devices that read the same value, of each of which r is a part."""
-    apart = tuple(mesh_axes(r) - mesh_axes(like))
-    return jax.lax.psum(r, apart) if apart else r
+    return added_over(r, mesh_axes(r) - mesh_axes(like))
+
+
+def added_over(x: Any, axes: Iterable[str]) -> Any:
+    """Return the sum over the devices along axes of the mesh; the same on all of them if x is."""
+    own = tuple(sorted(axes))
+    return jax.lax.psum(varying_along(x, own), own) if own else x
+
+
+def varying_along(x: Any, axes: Iterable[str]) -> Any:
+    """Return x as it is, which may differ along axes of the mesh, inside shard_map."""
+    own = tuple(sorted(set(axes) - mesh_axes(x)))
+    return jax.lax.pcast(x, own, to="varying") if own else x
 
 
 def varying(x: Any, like: Iterable[Any]) -> Any:
     """Return x as it is, which may differ along the axes of the mesh along which others do, inside shard_map."""
-    axes = frozenset().union(*map(mesh_axes, like)) - mesh_axes(x)
-    return jax.lax.pcast(x, tuple(sorted(axes)), to="varying") if axes else x
+    return varying_along(x, frozenset().union(*map(mesh_axes, like)))
 
 
 def is_literal(atom: Any) -> bool:

@@ -67,7 +67,7 @@ def opened(eqn: Equation) -> Program:
 
 
 def _variable(v: Any) -> Var:
-    return Var(v.aval.shape, v.aval.dtype)
+    return Var(v.aval.shape, v.aval.dtype, compat.varying_axes(v.aval))
 
 
 def _keeps_values(cast: Equation) -> bool:

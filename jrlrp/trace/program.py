@@ -14,12 +14,15 @@ from jrlrp.trace import compat
 
 
 class Var:
-    """A value of the program, known by its identity."""
+    """A value of the program, known by its identity.
 
-    __slots__ = ("dtype", "shape")
+    It differs along the axes `varying` of a mesh, as far as types say; None if that is not known.
+    """
 
-    def __init__(self, shape: tuple[int, ...], dtype: Any):
-        self.shape, self.dtype = tuple(shape), dtype
+    __slots__ = ("dtype", "shape", "varying")
+
+    def __init__(self, shape: tuple[int, ...], dtype: Any, varying: frozenset[str] | None = None):
+        self.shape, self.dtype, self.varying = tuple(shape), dtype, varying
 
     @property
     def ndim(self) -> int:
