@@ -537,7 +537,9 @@ def test_a_sum_over_devices_shares_as_a_sum(rules):
         )
         return over(x, weights).mean((1, 2))
 
-    plain = lambda x: (part(x, weights[0]) + part(x, weights[1])).mean((1, 2))
+    # One layer, whose units are spread over devices.
+    kernel = np.moveaxis(weights, 0, -1).reshape(3, 3, 1, 6)
+    plain = lambda x: part(x, kernel).reshape(2, 5, 5, 3, 2).sum(-1).mean((1, 2))
     found, expected = (jax.jit(jrlrp.relevance(g, rules=rules))(images) for g in (f, plain))
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
 
