@@ -6,9 +6,13 @@ from functools import wraps
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jrlrp.composites.composite import Composite, fault, without_effect
 from jrlrp.errors import ArgumentError
+from jrlrp.graph.devices import put_together
+from jrlrp.graph.graph import Graph
+from jrlrp.graph.nodes import Node
 from jrlrp.probes import as_capture, auditing, capturing
 from jrlrp.report import Audit, Plan, make_audit, make_plan
 from jrlrp.rules.base import Rule, brief
@@ -61,10 +65,11 @@ def value_and_relevance(
         shares, measured = passed.propagate(traced.initial(passed.out))
         result = shares if isinstance(argnums, (tuple, list)) else shares[0]
         if wanted.patterns:
+            whole = lambda node, found: _put_together(traced.graph, node, found)
+            measured = {node: whole(node, found) for node, found in measured.items()}
             if wanted.values:
-                measured = {
-                    node: tuple(zip(passed.shown[node], found, strict=True)) for node, found in measured.items()
-                }
+                shown = {node: whole(node, passed.shown[node]) for node in measured}
+                measured = {node: tuple(zip(shown[node], found, strict=True)) for node, found in measured.items()}
             result = result, {traced.graph.names[node]: _single(found) for node, found in measured.items()}
         return ((passed.value, passed.aux) if has_aux else passed.value), result
 
@@ -90,6 +95,12 @@ def check_argnums(name: str, argnums: Any) -> None:
             f"argnums is {given}: expected an int or a tuple of ints, which arguments to explain. {name}(f) returns a "
             f"function of f's own arguments: write {name}(f)(x)."
         ) from None
+
+
+def _put_together(graph: Graph, node: Node, arrays: Sequence[Any]) -> tuple[Any, ...]:
+    """Return what was captured at a node's outputs, those that are numbers."""
+    outputs = [v for v in node.outputs if jnp.issubdtype(v.dtype, jnp.inexact)]
+    return tuple(put_together(graph, node, v, found) for v, found in zip(outputs, arrays, strict=True))
 
 
 def _single(found: tuple[Any, ...]) -> Any:

@@ -218,6 +218,11 @@ def _place(graph: Graph, at: Any, axis: int) -> tuple[Node, int]:
         names = ", ".join(graph.names[node] for node in found[:12])
         raise ArgumentError(f"at={at!r} matches {len(found)} nodes: {names}. Name one of them.")
     node = found[0]
+    if node in graph.in_shards:
+        raise ArgumentError(
+            f"at={at!r} names {graph.names[node]}, inside shard_map, where each device has channels or examples of its "
+            "own; name what comes out of the shard_map, or explain inside it."
+        )
     if isinstance(axis, bool) or not isinstance(axis, int) or not -len(node.shape) <= axis < len(node.shape):
         raise ArgumentError(f"axis={axis!r}: expected an axis of the output of {graph.names[node]}, {node.shape}.")
     return node, axis % len(node.shape)

@@ -10,6 +10,7 @@ import numpy as np
 
 from jrlrp.analyses.travel import Travel
 from jrlrp.errors import ArgumentError
+from jrlrp.graph.devices import copies, taken_apart, whole_shape
 from jrlrp.graph.graph import Graph
 from jrlrp.graph.nodes import Node
 from jrlrp.patterns import as_mapping, one_each
@@ -75,10 +76,12 @@ class Steered:
       masks: what multiplies the relevance at a node's output, with a leading axis for each scan around the node.
       seeds: for each node at which relevance begins, arrays that broadcast to its output, with a leading axis for each
         scan, and functions of its value.
+      copies: how many devices begin the same relevance there, of whom each gives a part.
     """
 
     masks: Mapping[Node, Array]
     seeds: Mapping[Node, tuple[Any, ...]]
+    copies: Mapping[Node, int]
     names: tuple[str, str]
 
     def check_effect(self, graph: Graph, way: Travel) -> None:
@@ -101,7 +104,7 @@ class Steered:
                 total = total + seed(value)
             else:
                 total = total + seed.astype(value.dtype)
-        return total
+        return total / self.copies[node]
 
 
 def steered(graph: Graph, asked: Steering) -> Steered:
@@ -120,23 +123,26 @@ def steered(graph: Graph, asked: Steering) -> Steered:
         for node in one_each(graph, "start", pattern):
             own = _checked(graph, node, seed) if _is_function(seed) else _fitted("start", graph, node, seed)
             seeds[node] = (*seeds.get(node, ()), own)
-    return Steered(masks, seeds, asked.names)
+    return Steered(masks, seeds, {node: copies(graph, node) for node in seeds}, asked.names)
 
 
 def _fitted(keyword: str, graph: Graph, node: Node, given: Array) -> Array:
-    """Return a mask or seed of all turns: with an axis for each scan around the node, and one for each of its own."""
-    turns, shape = graph.turns[node], node.shape
-    own = np.shape(given)
+    """Return a mask or seed of all turns and devices: with an axis for each, and one for each of the node's own."""
+    (turns, shape), own = whole_shape(graph, node), np.shape(given)
     lead = turns if len(own) == len(turns) + len(shape) else ()
     if not broadcasts(own, (*lead, *shape)):
-        each = f", or with leading axes {turns} for each turn its own" if turns else ""
+        each = f", or with leading axes {turns} for each turn or device its own" if turns else ""
         raise ArgumentError(
             f"{keyword} gives {graph.names[node]} an array of shape {own}; expected one that broadcasts to the node's "
             f"output, {shape}{each}."
         )
     own = own[len(lead) :]
     filled = jnp.reshape(jnp.asarray(given), (*np.shape(given)[: len(lead)], *[1] * (len(shape) - len(own)), *own))
-    return jnp.broadcast_to(filled, (*turns, *filled.shape[len(lead) :]))
+    apart = taken_apart(graph, node, filled.reshape(*[1] * (len(turns) - len(lead)), *filled.shape))
+    wide = [
+        n if axis.mesh is not None else axis.size for n, axis in zip(apart.shape, graph.leading[node], strict=False)
+    ]
+    return jnp.broadcast_to(apart, (*wide, *apart.shape[len(wide) :]))
 
 
 def _checked(graph: Graph, node: Node, function: Any) -> Any:

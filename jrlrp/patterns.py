@@ -43,15 +43,10 @@ def named(graph: Graph, keyword: str, pattern: Any) -> list[Node]:
     """Return the nodes that a pattern names, in order.
 
     Raises:
-      ArgumentError: if there are none, or one inside shard_map; it names the keyword that got the pattern.
+      ArgumentError: if there are none; it names the keyword that got the pattern.
     """
     found = [node for node, name in graph.names.items() if _names(pattern, node, name)]
     found = [node for node in found if not isinstance(node, Control)]
-    if graph.in_shards.intersection(found):
-        raise ArgumentError(
-            f"{keyword}={pattern!r} names a node inside shard_map, where each device has relevance of its own; "
-            f"name what comes out of the shard_map, or call relevance(..., {keyword}=...) inside it."
-        )
     if not found:
         known = ", ".join(list(graph.names.values())[:12]) or "(none: no relevance passes anything)"
         raise ArgumentError(f"{keyword}={pattern!r} matches no node; plan() prints their names. Some are: {known}.")

@@ -81,7 +81,8 @@ def as_capture(capture: Any, values: Any, as_ratio: Any) -> Capture:
 def capturing(graph: Graph, chosen: Capture) -> dict[Node, Probe]:
     """Return the probes of relevance at the outputs of all nodes that are to be captured.
 
-    What is captured inside a scan has a leading axis of its turns.
+    What is captured inside a scan has a leading axis of its turns, and inside a shard_map of its devices; see
+    `devices.put_together`.
 
     Raises:
       ArgumentError: where nothing matches.
@@ -97,7 +98,8 @@ def relevance_at(graph: Graph, node: Node, as_ratio: bool = False) -> Probe:
 
     def measure(passage: Passage) -> tuple[Array, ...]:
         found = [_ratio(passage, k) if as_ratio else passage.received[k] for k in numbers]
-        return tuple(jnp.real(r).astype(_real(node.outputs[k])) for k, r in zip(numbers, found, strict=True))
+        real = [jnp.real(r).astype(_real(node.outputs[k])) for k, r in zip(numbers, found, strict=True)]
+        return tuple(compat.varying_along(r, passage.axes) for r in real)
 
     outputs = [node.outputs[k] for k in numbers]
     return Probe(tuple(jnp.zeros((*turns, *v.shape), _real(v)) for v in outputs), measure)

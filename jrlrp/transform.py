@@ -268,20 +268,24 @@ class Traced:
 
         return Explained(jax.tree.unflatten(self.out_tree, outputs), value, aux, rules, shown, seeds, propagate)
 
-    @staticmethod
-    def _by_turn(seeds: Mapping[Node, Any]) -> list[tuple[Var, Any]]:
-        """Return the nodes' outputs, and what was given them over all turns of the scans around them."""
-        return [(node.output, jnp.sum(seed, axis=range(seed.ndim - len(node.shape)))) for node, seed in seeds.items()]
+    def _by_turn(self, seeds: Mapping[Node, Any]) -> list[tuple[Var | None, Any]]:
+        """Return the nodes' outputs, and what was given them over all turns of the scans around them.
 
-    def _unknown(self, given: Iterable[tuple[Var, Any]]) -> list[Any]:
+        None inside of a shard_map, where each device has examples of its own.
+        """
+        apart = self.graph.in_shards
+        sums = lambda node, seed: jnp.sum(seed, axis=range(seed.ndim - len(node.shape)))
+        return [(None if node in apart else node.output, sums(node, seed)) for node, seed in seeds.items()]
+
+    def _unknown(self, given: Iterable[tuple[Var | None, Any]]) -> list[Any]:
         """Return NaN for the examples whose variables were given NaN, and 0 for the others: added to maps, it shows."""
         explained, slots = self.graph.explained, self.graph.batch.slots
         count = explained[0].shape[0] if slots else 1
         total = jnp.zeros(count, np.float32)
         for v, r in given:
             none = jnp.where(jnp.isnan(r), r, 0).astype(np.float32)
-            own = slots.get(v)
-            if own is None or own.entries is None or not own.axis.is_whole:
+            own = None if v is None else slots.get(v)
+            if v is None or own is None or own.entries is None or not own.axis.is_whole:
                 total += jnp.sum(none)
                 continue
             parts = jnp.sum(none, axis=[d for d in range(v.ndim) if d != own.axis.dim])

@@ -552,13 +552,6 @@ def test_ids_in_shards():
     np.testing.assert_allclose(jrlrp.relevance(f)(ids), jrlrp.relevance(plain)(ids), rtol=1e-5, atol=1e-9)
 
 
-@needs_two_devices
-def test_nothing_can_be_captured_inside_a_shard():
-    f = lambda x: sharded(lambda x: jax.nn.relu(x @ W1))(x) @ WX
-    with pytest.raises(jrlrp.ArgumentError, match="shard_map"):
-        jrlrp.relevance(f, capture=jrlrp.match("activation"))(BATCH[:, 0])
-
-
 @pytest.mark.parametrize("rules", MAIN)
 def test_branches_under_vmap(rules):
     def f(x):

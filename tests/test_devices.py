@@ -130,3 +130,80 @@ def test_narrow_dtypes(dtype):
         np.testing.assert_allclose(
             np.asarray(found, float), np.asarray(expected, float), atol=2e-2 * np.abs(np.asarray(expected, float)).max()
         )
+
+
+def whole(x):
+    return mlp(x, W1, B1, W2, B2)
+
+
+@pytest.mark.parametrize("spec", [P(), P("data")], ids=["the same examples", "examples apart"])
+@pytest.mark.parametrize("rules", ["default", "R-LRP", "epsilon plus flat"])
+def test_what_is_captured_inside(rules, spec):
+    """Examples are put together, what is the same is there once, and units of devices have a leading axis."""
+    explain = functools.partial(jrlrp.relevance, rules=RULES[rules], capture="*", values=True)
+    _, found = jax.jit(explain(sharded("MLP", spec)))(X)
+    _, expected = explain(whole)(X)
+    for name, (value, r) in expected.items():
+        own_value, own_r = found[name]
+        if name != "dense#1":
+            assert own_r.shape == (2, 4, 4)
+            own_value, own_r = (np.concatenate(list(v), -1) for v in (own_value, own_r))
+        np.testing.assert_allclose(own_value, value, rtol=1e-9)
+        np.testing.assert_allclose(own_r, r, atol=1e-9 * np.abs(r).max())
+
+
+@pytest.mark.parametrize("spec", [P(), P("data")], ids=["the same examples", "examples apart"])
+@pytest.mark.parametrize(
+    ("options", "of_whole"),
+    [
+        ({"conditions": {"dense#1": np.arange(5) == 1}}, None),
+        ({"conditions": {"dense#1": np.arange(4)[:, None] < 2}}, None),
+        (
+            {"conditions": {"dense#0": (np.arange(8) % 3 == 1).reshape(2, 1, 4)}},
+            {"conditions": {"dense#0": np.arange(8) % 3 == 1}},
+        ),
+        ({"start": {"dense#1": np.arange(5.0)}, "target": None}, None),
+        ({"start": {"dense#1": lambda v: v * (v > 0)}, "target": None}, None),
+        ({"start": {"dense#1": np.arange(20.0).reshape(4, 5)}}, None),
+        ({"start": {"activation": lambda v: v}, "target": None}, None),
+    ],
+)
+def test_conditions_and_starts_inside(options, of_whole, spec):
+    found = jax.jit(jrlrp.relevance(sharded("MLP", spec), **options))(X)
+    expected = jrlrp.relevance(whole, **of_whole or options)(X)
+    np.testing.assert_allclose(found, expected, atol=1e-9 * np.abs(expected).max())
+
+
+def test_an_audit_counts_each_thing_once():
+    for spec in (P(), P("data")):
+        for rules in (jrlrp.epsilon(), jrlrp.relative()):
+            audit, expected = (jrlrp.audit(f, X, rules=rules) for f in (sharded("MLP", spec), whole))
+            np.testing.assert_allclose(audit.gap, 0, atol=1e-9)
+            for name in ("dense#0", "dense#1"):
+                k, n = audit.names.index(name), expected.names.index(name)
+                np.testing.assert_allclose(audit.received[k], expected.received[n], rtol=1e-9)
+                np.testing.assert_allclose(audit.bias[k], expected.bias[n], rtol=1e-9, atol=1e-12)
+
+
+def test_what_does_not_fit_inside():
+    f = sharded("MLP")
+    with pytest.raises(
+        jrlrp.ArgumentError, match=r"output, \(4, 4\), or with leading axes \(2,\) for each turn or device"
+    ):
+        jrlrp.relevance(f, conditions={"dense#0": np.ones((4, 8))})(X)
+    with pytest.raises(jrlrp.ArgumentError, match="inside shard_map, where each device has channels"):
+        jrlrp.concepts.maps(f, "dense#0")(X)
+
+
+def test_scans_and_shards_inside_one_another():
+    turn = lambda h, _: (jnp.tanh(h @ W1 @ W1.T / 9), None)
+    loop = lambda x: jax.lax.scan(turn, x, None, length=3)[0]
+    inside = lambda x: jax.shard_map(loop, mesh=mesh(), in_specs=P("data"), out_specs=P("data"))(x) @ W1
+    one = lambda x: jax.shard_map(lambda x: turn(x, None)[0], mesh=mesh(), in_specs=P("data"), out_specs=P("data"))(x)
+    around = lambda x: jax.lax.scan(lambda h, _: (one(h), None), x, None, length=3)[0] @ W1
+    explain = functools.partial(jrlrp.relevance, capture=jrlrp.match("activation"))
+    r, expected = explain(lambda x: loop(x) @ W1)(X)
+    for f in (inside, around):
+        own_r, found = jax.jit(explain(f))(X)
+        np.testing.assert_allclose(own_r, r, atol=1e-9)
+        np.testing.assert_allclose(found["activation"], expected["activation"], atol=1e-9)

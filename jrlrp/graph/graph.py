@@ -7,7 +7,7 @@ from functools import cached_property
 
 from jrlrp.analyses.activity import Flow
 from jrlrp.analyses.batch import Batch
-from jrlrp.graph.nodes import Control, Node
+from jrlrp.graph.nodes import Control, Leading, Node
 from jrlrp.primitives.row import Op
 from jrlrp.trace.program import Equation, Program, Var
 
@@ -36,15 +36,20 @@ class Graph:
 
     @cached_property
     def turns(self) -> dict[Node, tuple[int, ...]]:
-        """All nodes in order, those of a body after the node that holds it, each with the lengths of its scans."""
-        turns: dict[Node, tuple[int, ...]] = {}
+        """All nodes in order, those of a body after the node that holds it, each with the sizes of its leading axes."""
+        return {node: tuple(axis.size for axis in axes) for node, axes in self.leading.items()}
+
+    @cached_property
+    def leading(self) -> dict[Node, tuple[Leading, ...]]:
+        """The axes that what is measured at each node has before its own: for the scans and shard_maps around it."""
+        found: dict[Node, tuple[Leading, ...]] = {}
         for step in self.steps:
             if isinstance(step, Node):
-                turns[step] = ()
+                found[step] = ()
             if isinstance(step, Control):
                 for body in step.bodies:
-                    turns.update({node: (*step.turns, *inner) for node, inner in body.turns.items()})
-        return turns
+                    found.update({node: (*step.leading, *inner) for node, inner in body.leading.items()})
+        return found
 
     @cached_property
     def carrying(self) -> frozenset[Var]:

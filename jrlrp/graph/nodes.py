@@ -104,6 +104,18 @@ class Movement(Node):
     native = True
 
 
+@dataclass(frozen=True)
+class Leading:
+    """An axis of what is measured inside of control flow: its size, and of which axis of a mesh, None for turns.
+
+    `apart` says whether examples lie along that one.
+    """
+
+    size: int
+    mesh: str | None = None
+    apart: bool = False
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Control(Node):
     """Control flow: `bodies` are the graphs of the programs that `flow` holds. Relevance passes the nodes in them.
@@ -125,9 +137,15 @@ class Control(Node):
         return frozenset(outer for outer, explained in inside if explained and outer not in self.inputs)
 
     @property
+    def leading(self) -> tuple[Leading, ...]:
+        """The axis of a scan's turns, or those of the devices of a shard_map; none for anything else."""
+        turns = () if self.flow.turns is None else (Leading(self.flow.turns),)
+        return turns + tuple(Leading(n, name, name in self.apart) for name, n in self.flow.devices.items())
+
+    @property
     def turns(self) -> tuple[int, ...]:
-        """The length of a scan, in a tuple; an empty one for anything else."""
-        return () if self.flow.turns is None else (self.flow.turns,)
+        """The sizes of these axes."""
+        return tuple(axis.size for axis in self.leading)
 
 
 class Choice(Node):

@@ -259,16 +259,25 @@ def _scan_counts(params: Mapping[str, Any]) -> tuple[int, int]:
     return len(consts), len(carry)
 
 
-def shard_map(params: Mapping[str, Any], fun: Callable, whole: int) -> Callable:
+def mapped_axes(params: Mapping[str, Any]) -> dict[str, int]:
+    """Return the axes of a mesh that a shard_map with these parameters maps, with how many devices lie along each."""
+    names = params.get("newly_manual_axes", params.get("manual_axes"))
+    return {name: n for name, n in params["mesh"].shape.items() if name in names}
+
+
+def shard_map(params: Mapping[str, Any], fun: Callable, along: Sequence[Any]) -> Callable:
     """Return `fun` mapped over shards as an equation with these parameters maps its body.
 
-    Its last `whole` arguments are the same on every device. It is compiled: eagerly, JAX takes a second for each
-    operation of a body.
+    Its last arguments are `along`, whose leading axes of their sizes lie along those of the mesh; it returns what the
+    body does, and a tuple of arrays, which lie along the mesh by their leading axes. It is compiled: eagerly, JAX takes
+    a second for each operation of a body.
     """
-    in_specs = (*params["in_specs"], *[PartitionSpec()] * whole)
-    axes = set(params.get("newly_manual_axes", params.get("manual_axes")))
-    options = {"mesh": params["mesh"], "axis_names": axes, "check_vma": params["check_vma"]}
-    return jax.jit(jax.shard_map(fun, in_specs=in_specs, out_specs=tuple(params["out_specs"]), **options))
+    axes = mapped_axes(params)
+    lies = lambda a: (name if a.shape[k] == n else None for k, (name, n) in enumerate(axes.items()))
+    in_specs = (*params["in_specs"], *(PartitionSpec(*lies(a)) for a in along))
+    out_specs = tuple(params["out_specs"]), PartitionSpec(*axes)
+    options = {"mesh": params["mesh"], "axis_names": set(axes), "check_vma": params["check_vma"]}
+    return jax.jit(jax.shard_map(fun, in_specs=in_specs, out_specs=out_specs, **options))
 
 
 def mesh_sizes(eqn: Any) -> dict[str, int]:

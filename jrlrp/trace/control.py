@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from jrlrp.primitives.row import Op
 from jrlrp.trace import compat
@@ -43,6 +42,11 @@ class ControlFlow(Equation):
         """How often the body of a scan runs; None for anything else."""
         return self.params["length"] if self.op is Op.SCAN else None
 
+    @property
+    def devices(self) -> dict[str, int]:
+        """How many devices lie along each axis of a shard_map's mesh that it maps; none for anything else."""
+        return compat.mapped_axes(self.params) if self.op is Op.SHARD_MAP else {}
+
     def run(self, values: Sequence[Any]) -> list[Any]:
         if self.op is Op.WHILE:
             return compat.run(self.eqn, values)
@@ -54,11 +58,12 @@ class ControlFlow(Equation):
         Args:
           values: of the operands.
           evaluate: a function for each body: it gets the values of the body's inputs, and `along`.
-          along: arrays that every body gets; in a scan each turn gets its slice of them.
+          along: arrays that every body gets: in a scan each turn its slice of them, in a shard_map each device, along a
+            leading axis for each of the mesh that is of its size; one of size 1 is the same for all.
 
         Returns:
           The values of the outputs, and what the bodies gave along with them: those of all branches are of one
-          structure, those of a scan's turns are stacked, and a shard_map has none.
+          structure, those of a scan's turns are stacked, and those of devices along leading axes of the mesh.
         """
         results, given = _EMIT[self.op](self, values, evaluate, along)
         return list(results), given
@@ -114,16 +119,19 @@ def _shard_map(
     eqn: ControlFlow, values: Sequence[Any], evaluate: Sequence[Evaluate], along: Any
 ) -> tuple[Sequence[Any], Any]:
     leaves, tree = jax.tree.flatten(along)
+    sizes = eqn.devices
+    structure: list[Any] = []
 
-    def local(*operands: Any) -> tuple[Any, ...]:
-        own = operands[: len(values)]
-        # What goes along is the same on all devices; it has to vary as what it is added to, so that its cotangent is
-        # the sum over devices.
-        numbers = [v for v in own if jnp.issubdtype(v.dtype, jnp.floating)]
-        rest = [compat.varying(leaf, numbers) for leaf in operands[len(values) :]]
-        return tuple(evaluate[0](own, jax.tree.unflatten(tree, rest))[0])
+    def local(*operands: Any) -> tuple[Any, Any]:
+        rest = [leaf.reshape(leaf.shape[len(sizes) :]) for leaf in operands[len(values) :]]
+        results, given = evaluate[0](operands[: len(values)], jax.tree.unflatten(tree, rest))
+        flat, made = jax.tree.flatten(given)
+        structure[:] = [made]
+        each = [compat.varying_along(leaf, sizes).reshape(*[1] * len(sizes), *leaf.shape) for leaf in flat]
+        return tuple(results), tuple(each)
 
-    return compat.shard_map(eqn.params, local, len(leaves))(*values, *leaves), ()
+    results, flat = compat.shard_map(eqn.params, local, leaves)(*values, *leaves)
+    return results, jax.tree.unflatten(structure[0], flat)
 
 
 _EMIT = {Op.SCAN: _scan, Op.COND: _cond, Op.REMAT: _remat, Op.SHARD_MAP: _shard_map}
