@@ -1,6 +1,7 @@
 """What relevance costs beside one gradient, by XLA's own analysis of the compiled programs."""
 
 import collections
+import functools
 import re
 
 import jax
@@ -91,6 +92,82 @@ def collectives(program):
     found = re.findall(rf" = (.*?) ({kinds})\(", program)
     arrays = [(array, kind) for shapes, kind in found for array in re.findall(r"\w+\[[\d,]*\]", shapes)]
     return collections.Counter(arrays)
+
+
+HEADS, TURNS = 4, np.outer(np.arange(STEPS), 10_000.0 ** (-np.arange(WIDTH // 8) / (WIDTH // 8)))
+
+
+def rms(x, gain):
+    return x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + 1e-6) * gain
+
+
+def turned(x):
+    """Rotary positions of queries or keys (N, T, heads, features)."""
+    a, b = jnp.split(x, 2, -1)
+    cos, sin = (jnp.asarray(f(TURNS)[:, None], x.dtype) for f in (np.cos, np.sin))
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1)
+
+
+def llama_block(x, p, total=lambda z: z):
+    """RMS norms, rotary positions, causal attention, SwiGLU; `total` adds up what devices have of heads and units."""
+    h = rms(x, p["gain"])
+    q, k, v = ((h @ p[name]).reshape(*x.shape[:2], -1, WIDTH // HEADS) for name in "qkv")
+    mixed = jax.nn.dot_product_attention(turned(q), turned(k), v, is_causal=True)
+    x = x + total(mixed.reshape(*x.shape[:2], -1) @ p["out"])
+    h = rms(x, p["gain"])
+    return x + total((jax.nn.silu(h @ p["gate"]) * (h @ p["up"])) @ p["down"])
+
+
+def llama(x, p, block=llama_block):
+    for n in range(LAYERS):
+        x = block(x, jax.tree.map(lambda w, n=n: w[n], p))
+    return rms(x, p["gain"][0]).mean(1)
+
+
+def llama_weights():
+    more = {"gate": (WIDTH, 4 * WIDTH), "gain": (1, WIDTH)}
+    return {name: normal(LAYERS, *shape) for name, shape in (SHAPES | more).items()}
+
+
+COLUMNS, ROWS = ("q", "k", "v", "up", "gate"), ("out", "down")
+LAYOUTS = {  # how examples and weights are split
+    "data": (P("data"), lambda name: P()),
+    "tensor": (P("data"), lambda name: P(*[None] * (1 + (name in COLUMNS)), *["model"] * (name in (*COLUMNS, *ROWS)))),
+    "fsdp": (P(("data", "model")), lambda name: P(None, *["data"] * (name != "gain"))),
+}
+
+
+@pytest.mark.skipif(jax.device_count() < 4, reason="needs four devices")
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("rules", [jrlrp.attn_lrp(), jrlrp.default(), jrlrp.epsilon()], ids=["attn", "default", "eps"])
+def test_a_llama_keeps_its_layout(rules, layout):
+    """As many collectives as the gradient, of the same arrays, and no more memory on a device."""
+    mesh = Mesh(np.asarray(jax.devices()[:4]).reshape(2, 2), ("data", "model"))
+    of_x, of_weight = LAYOUTS[layout]
+    put = lambda x, spec: jax.device_put(x, NamedSharding(mesh, spec))
+    x, p = put(normal(8, STEPS, WIDTH), of_x), {name: put(w, of_weight(name)) for name, w in llama_weights().items()}
+    gradient, relevance = pair(llama, x, p, rules)
+    found, expected = (collectives(c.as_text()) for c in (relevance, gradient))
+    assert (layout == "data" or expected) and found <= expected
+    sizes = [c.memory_analysis().temp_size_in_bytes for c in (relevance, gradient)]
+    assert sizes[0] <= 1.05 * sizes[1]
+
+
+@pytest.mark.skipif(jax.device_count() < 4, reason="needs four devices")
+@pytest.mark.parametrize("rules", [jrlrp.attn_lrp(), jrlrp.default(), jrlrp.epsilon()], ids=["attn", "default", "eps"])
+def test_a_llama_inside_shard_map_keeps_its_collectives(rules):
+    mesh = Mesh(np.asarray(jax.devices()[:4]).reshape(2, 2), ("data", "model"))
+    of_x, of_weight = LAYOUTS["tensor"]
+    own = functools.partial(llama_block, total=lambda z: jax.lax.psum(z, "model"))
+    specs = {name: of_weight(name) for name in llama_weights()}
+    over = jax.shard_map(functools.partial(llama, block=own), mesh=mesh, in_specs=(of_x, specs), out_specs=of_x)
+    x, p = normal(8, STEPS, WIDTH), llama_weights()
+    gradient, relevance = pair(over, x, p, rules)
+    found, expected = (collectives(c.as_text()) for c in (relevance, gradient))
+    assert expected and found <= expected
+    explain = functools.partial(jrlrp.relevance, rules=rules, target=0)
+    r, plain = (explain(lambda x, f=f: f(x, p))(x) for f in (over, llama))
+    assert np.linalg.norm(r - plain) < 1e-3 * np.linalg.norm(plain)  # ε divides by sums that nearly cancel
 
 
 @pytest.mark.skipif(jax.device_count() < 2, reason="needs two devices")
