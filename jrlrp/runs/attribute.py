@@ -72,8 +72,8 @@ def attribute(
     storage, total = Storage(str(store)), len(source)
     ends = [reading.item(source, k) for k in dict.fromkeys((0, total // 2, total - 1))]
     like = reading.template(source, ends)
-    run = jax.jit(_pair(explain))
-    outputs = _outputs(run, like, size, dtype)
+    jitted, pair = explain if isinstance(explain, jax.stages.Wrapped) else jax.jit(explain), _pairing(explain)
+    outputs = _outputs(lambda *batch: pair(jax.eval_shape(jitted, *batch)), like, size, dtype)
     identity = {
         "jrlrp": jrlrp.__version__,
         "description": dict(description or {}),
@@ -91,7 +91,8 @@ def attribute(
     keeper = _Keeper(storage, identity, reductions, part)
     chunks = reading.chunks(source, like, keeper.next, keeper.end, size, on_error == "raise")
     left = keeper.end - keeper.next
-    _explain_all(run, shown(chunks, "explaining" if progress is True else progress, left), keeper, mesh)
+    run = lambda arguments: pair(jitted(*_placed(arguments, mesh)))
+    _explain_all(run, shown(chunks, "explaining" if progress is True else progress, left), keeper)
     return Run(storage, identity, reductions)
 
 
@@ -112,7 +113,7 @@ def open(store: str, reductions: Mapping[str, Any] | None = None) -> Run:
     return Run(storage, json.loads(identity), dict(reductions or {}))
 
 
-def _explain_all(run: Callable, chunks: Iterable[Chunk], keeper: "_Keeper", mesh: Any) -> None:
+def _explain_all(run: Callable, chunks: Iterable[Chunk], keeper: "_Keeper") -> None:
     """Explain and store chunks; those before one that cannot be read are stored before that is raised."""
     pending: deque[tuple[Chunk, Any]] = deque()
     torn = None
@@ -125,7 +126,7 @@ def _explain_all(run: Callable, chunks: Iterable[Chunk], keeper: "_Keeper", mesh
             break
         if chunk is None:
             break
-        pending.append((chunk, run(*_placed(chunk.arguments, mesh))))
+        pending.append((chunk, run(chunk.arguments)))
         if len(pending) > _AHEAD:
             keeper.keep(*pending.popleft())
     while pending:
@@ -242,6 +243,27 @@ def _placed(arguments: Any, mesh: Any) -> Any:
     return jax.device_put(arguments, sharding)
 
 
+def _pairing(explain: Callable) -> Callable:
+    """Return a function of what `explain` returns that returns a pair of value, or None, and relevance.
+
+    A tuple of two is one, but for `relevance` of two arguments; a named tuple, of scores say, is none.
+    """
+    gives_value = _told(explain)["gives_value"]
+
+    def pair(result: Any) -> tuple[Any, Any]:
+        is_pair = gives_value if gives_value is not None else type(result) is tuple and len(result) == 2
+        return result if is_pair else (None, result)
+
+    return pair
+
+
+def _placed(arguments: Any, mesh: Any) -> Any:
+    if mesh is None:
+        return arguments
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(mesh.axis_names[0]))
+    return jax.device_put(arguments, sharding)
+
+
 def _pair(explain: Callable) -> Callable:
     """Return a function that returns a pair of value, or None, and relevance.
 
@@ -257,10 +279,10 @@ def _pair(explain: Callable) -> Callable:
     return pair
 
 
-def _outputs(explain: Callable, like: Any, size: int, dtype: Any) -> dict[str, dict[str, Any]]:
+def _outputs(shapes: Callable, like: Any, size: int, dtype: Any) -> dict[str, dict[str, Any]]:
     """Return the shapes and dtypes of what is stored for each item, by kind and name."""
     batch = jax.tree.map(lambda a: jax.ShapeDtypeStruct((size, *a.shape), a.dtype), like)
-    value, relevance = jax.eval_shape(explain, *batch)
+    value, relevance = shapes(*batch)
     found: dict[str, dict[str, Any]] = {"relevance": {}} if value is None else {"value": {}, "relevance": {}}
     for kind, tree in (("value", value), ("relevance", relevance)):
         for name, leaf in named_leaves(tree):
