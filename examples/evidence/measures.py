@@ -7,6 +7,7 @@ import numpy as np
 from cases import Case
 from methods import Explain
 
+import jrlrp
 from jrlrp import metrics
 
 LEVELS = (0.05, 0.1, 0.2, 0.3, 0.5)
@@ -21,16 +22,13 @@ MAPS = 20  # kept of each method, to be compared
 
 def explained(case: Case, explain: Explain) -> np.ndarray:
     """Return one relevance for each feature of each example."""
-    run = jax.jit(explain)
-    parts = np.array_split(case.x, -(-len(case.x) // case.batch))
-    found = np.concatenate([np.asarray(run(part)) for part in parts])
+    found = jrlrp.in_batches(explain, case.x, batch_size=case.batch)
     return found.sum(case.within) if case.within else found
 
 
 def probabilities(case: Case) -> np.ndarray:
     """Return the probabilities of all classes, (N, classes)."""
-    run, parts = jax.jit(case.model), np.array_split(case.x, -(-len(case.x) // case.batch))
-    return np.concatenate([np.asarray(jax.nn.softmax(run(part))) for part in parts])
+    return jrlrp.in_batches(lambda x: jax.nn.softmax(case.model(x)), case.x, batch_size=case.batch)
 
 
 def curves(case: Case, relevance: np.ndarray) -> np.ndarray:

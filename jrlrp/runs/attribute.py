@@ -257,28 +257,6 @@ def _pairing(explain: Callable) -> Callable:
     return pair
 
 
-def _placed(arguments: Any, mesh: Any) -> Any:
-    if mesh is None:
-        return arguments
-    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(mesh.axis_names[0]))
-    return jax.device_put(arguments, sharding)
-
-
-def _pair(explain: Callable) -> Callable:
-    """Return a function that returns a pair of value, or None, and relevance.
-
-    A tuple of two is one, but for `relevance` of two arguments; a named tuple, of scores say, is none.
-    """
-    gives_value = _told(explain)["gives_value"]
-
-    def pair(*arguments: Any) -> tuple[Any, Any]:
-        result = explain(*arguments)
-        is_pair = gives_value if gives_value is not None else type(result) is tuple and len(result) == 2
-        return result if is_pair else (None, result)
-
-    return pair
-
-
 def _outputs(shapes: Callable, like: Any, size: int, dtype: Any) -> dict[str, dict[str, Any]]:
     """Return the shapes and dtypes of what is stored for each item, by kind and name."""
     batch = jax.tree.map(lambda a: jax.ShapeDtypeStruct((size, *a.shape), a.dtype), like)
