@@ -141,7 +141,8 @@ def relevance(
         is NaN too.
       has_aux: whether `fun` returns `(out, aux)`.
       capture: nodes whose output's relevance is wanted too: globs of module paths or of the names that `plan` prints,
-        "*/Conv_*" say, or matchers, `match("softmax")`. Inside a scan their relevance has a leading axis of turns.
+        "*/Conv_*" say, or matchers, `match("softmax")`. Inside a scan their relevance has a leading axis of turns,
+        inside a shard_map one of devices where these have parts of the node (examples are put together).
       values: whether to capture the nodes' outputs, too (0 in a branch that is not taken).
       ratio: whether to capture c = R / v of their values v in place of relevance R. Where relevance travels as a ratio,
         c is known for v = 0; elsewhere it is 0 there.
