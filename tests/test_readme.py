@@ -28,11 +28,13 @@ def model(x):
 
 
 @pytest.mark.parametrize("block", BLOCKS)
-def test_each_block_runs(block, monkeypatch, capsys):
+def test_each_block_runs(block, monkeypatch, tmp_path):
     monkeypatch.setattr(register, "_REGISTERED", {})
+    monkeypatch.chdir(tmp_path)
     x, ids = jnp.ones((3, 8)), jnp.asarray([1, 2])
     given = {"jax": jax, "jnp": jnp, "jrlrp": jrlrp, "dataclass": dataclass, "model": model, "x": x, "token_ids": ids}
-    exec(block, given | {"cov": jnp.eye(8)})
+    images = np.random.default_rng(0).normal(size=(100, 8))
+    exec(block, given | {"cov": jnp.eye(8), "images": images, "examples": list(images), "source": images})
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
