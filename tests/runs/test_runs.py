@@ -1,6 +1,7 @@
 """Runs over data sets: what they keep, how they go on, and what they refuse."""
 
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -20,7 +21,6 @@ from jrlrp import runs
 
 ITEMS = np.stack([np.random.default_rng(k).normal(size=6) for k in range(COUNT)]).astype(np.float32)
 GOOD = np.setdiff1d(np.arange(COUNT), [17, 90])
-PER_PROCESS = -(-COUNT // SIZE)
 
 
 @pytest.fixture(autouse=True)
@@ -46,8 +46,8 @@ def same(run, other):
             np.testing.assert_array_equal(own, expected)
 
 
-def start(store, log, part=0, parts=1, pause=0.01):
-    arguments = [str(store), str(log), str(part), str(parts), str(pause)]
+def start(store, log, part=0, parts=1, pause=0.01, *address):
+    arguments = [str(store), str(log), str(part), str(parts), str(pause), *address]
     return subprocess.Popen([sys.executable, worker.__file__, *arguments], cwd=Path(worker.__file__).parents[2])
 
 
@@ -136,6 +136,17 @@ def test_processes_have_their_parts_and_wait_for_nobody(whole, tmp_path, parts):
     np.testing.assert_array_equal(run.reductions["histogram"].counts, whole.reductions["histogram"].counts)
     own = [set(read(log)) - {0, COUNT // 2, COUNT - 1} for log in logs]
     assert not any(a & b for k, a in enumerate(own) for b in own[:k])
+
+
+def test_processes_have_jaxs_own_numbers(whole, tmp_path):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    processes = [start(tmp_path / "run", tmp_path / f"log{k}", k, 2, 0.0, address) for k in range(2)]
+    assert [process.wait() for process in processes] == [0, 0]
+    run = runs.open(str(tmp_path / "run"))
+    assert run.is_complete
+    np.testing.assert_array_equal(run.relevance[:], whole.relevance[:])
 
 
 def test_another_run_in_the_same_store_is_an_error_that_says_what_differs(tmp_path):

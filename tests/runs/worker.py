@@ -1,4 +1,7 @@
-"""One process of a run over made items; each item that it reads is written to a log: worker.py STORE LOG PART PARTS."""
+"""One process of a run over made items; each item that it reads is written to a log.
+
+worker.py STORE LOG PART PARTS PAUSE [ADDRESS]; with the address of a coordinator, its number is JAX's own.
+"""
 
 import sys
 import time
@@ -52,4 +55,9 @@ def explained(store, source, **options):
 
 if __name__ == "__main__":
     store, log, part, parts, pause = *sys.argv[1:3], *map(int, sys.argv[3:5]), float(sys.argv[5])
-    explained(store, Source(log, pause), process=(part, parts))
+    if len(sys.argv) > 6:
+        jax.distributed.initialize(sys.argv[6], parts, part)
+        mesh = jax.sharding.Mesh(jax.local_devices(), ("data",))
+        explained(store, Source(log, pause), mesh=mesh)
+    else:
+        explained(store, Source(log, pause), process=(part, parts))
