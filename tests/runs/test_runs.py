@@ -18,6 +18,7 @@ import jrlrp
 
 pytest.importorskip("tensorstore")
 from jrlrp import runs
+from jrlrp.runs import storage
 
 ITEMS = np.stack([np.random.default_rng(k).normal(size=6) for k in range(COUNT)]).astype(np.float32)
 GOOD = np.setdiff1d(np.arange(COUNT), [17, 90])
@@ -117,6 +118,23 @@ def test_killed_again_and_again_it_goes_on(whole, tmp_path):
     before = len(read(log))
     same(explained(store, Source(str(log))), whole)
     assert set(read(log)[before:]) <= {0, COUNT // 2, COUNT - 1}  # nothing is left to do
+
+
+def test_a_full_disk_loses_nothing(whole, tmp_path, monkeypatch):
+    write, left = storage.Storage.write, [5]
+
+    def full(self, name, content):
+        left[0] -= name != "run.json"
+        if left[0] < 0:
+            raise OSError("No space left on device")
+        return write(self, name, content)
+
+    monkeypatch.setattr(storage.Storage, "write", full)
+    with pytest.raises(OSError, match="No space left"):
+        explained(tmp_path, Source())
+    assert runs.open(str(tmp_path)).finished == 5 * SIZE
+    monkeypatch.undo()
+    same(explained(tmp_path, Source()), whole)
 
 
 @pytest.mark.parametrize("parts", [2, 4])
