@@ -177,7 +177,7 @@ def test_skip_rules_of_relative():
         jrlrp.relevance(f, rules=jrlrp.relative(skip), target="all")(X) for skip in ("absolute", "ratio", "symmetric")
     ]
     assert not np.allclose(maps[0], maps[1]) and not np.allclose(maps[0], maps[2])
-    np.testing.assert_allclose(maps[0], jrlrp.relevance(f, target="all")(X))
+    np.testing.assert_allclose(maps[0], jrlrp.relevance(f, rules=jrlrp.relative(), target="all")(X))
 
 
 TABLE = RNG.normal(size=(11, 5))

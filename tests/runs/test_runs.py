@@ -47,7 +47,7 @@ def same(run, other):
             np.testing.assert_array_equal(own, expected)
 
 
-def start(store, log, part=0, parts=1, pause=0.01, *address):
+def start(store, log, part=0, parts=1, pause=0.1, *address):
     arguments = [str(store), str(log), str(part), str(parts), str(pause), *address]
     return subprocess.Popen([sys.executable, worker.__file__, *arguments], cwd=Path(worker.__file__).parents[2])
 
