@@ -125,7 +125,8 @@ def applications(monkeypatch, tmp_path):
         lines.append(f"{account},{chance.integers(100, 999)},{purpose},{'ab'[k // 45]},{outcome}")
     monkeypatch.setattr(packaged.Sdist, "read", lambda *_: "\n".join(lines).encode())
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    for name, value in (("TEST", 30), ("STEPS", 60), ("REMOVED", 1), ("PRESETS", {"epsilon": jrlrp.epsilon})):
+    presets = {"default": jrlrp.default, "epsilon": jrlrp.epsilon}
+    for name, value in (("TEST", 30), ("STEPS", 60), ("REMOVED", 1), ("PRESETS", presets)):
         monkeypatch.setattr(credit_scoring, name, value)
 
 
@@ -145,7 +146,7 @@ def test_a_credit_score_is_explained(monkeypatch, capsys, tmp_path):
     run(monkeypatch, credit_scoring, "--by", "account_status", "--output", output)
     said = capsys.readouterr().out
     assert "Right on 100.0% of 30 test applicants" in said and "ROC curve is 1.00" in said
-    reasons = said.split("by ε\n")[1].splitlines()
+    reasons = said.split("by the default\n")[1].splitlines()
     assert reasons[0].startswith("  account status = empty: +") and len(reasons[0].split("+")) == 2
     (heads,) = (line for line in said.splitlines() if line.startswith("| mean relevance"))
     names = [head.split("(")[0].strip() for head in heads.split("|")[2:-1]]
