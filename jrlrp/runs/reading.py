@@ -69,6 +69,12 @@ def structure(found: Any) -> str:
     return str(jax.tree.map(lambda a: f"{a.dtype.name}{list(a.shape)}", found))
 
 
+def _shapes(found: Any) -> tuple[Any, ...]:
+    """Return what `structure` says, to be compared."""
+    leaves, tree = jax.tree.flatten(found)
+    return (tree, *((leaf.shape, leaf.dtype) for leaf in leaves))
+
+
 def digest(found: Any) -> str:
     """Return what tells an item from others."""
     if isinstance(found, Unreadable):
@@ -94,7 +100,7 @@ def chunks(source: Any, like: Any, first: int, end: int, size: int, raises: bool
     """
     if first >= end:
         return
-    total, expected = len(source), structure(like)
+    total, expected = len(source), _shapes(like)
     items = Items(source, first * size, min(end * size, total))
     options = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=2 * size)
     read = iter(grain.MapDataset.source(items).to_iter_dataset(options))
@@ -103,8 +109,8 @@ def chunks(source: Any, like: Any, first: int, end: int, size: int, raises: bool
         found, errors = [], {}
         for k in index.tolist():
             one = next(read)
-            if not isinstance(one, Unreadable) and structure(one) != expected:
-                one = Unreadable(f"it is {structure(one)}; expected {expected} as of the others")
+            if not isinstance(one, Unreadable) and _shapes(one) != expected:
+                one = Unreadable(f"it is {structure(one)}; expected {structure(like)} as of the others")
             if isinstance(one, Unreadable):
                 if raises:
                     raise ArgumentError(f'item {k} of the source: {one.message}; on_error="record" goes on without it.')
