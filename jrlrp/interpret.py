@@ -19,7 +19,7 @@ from jrlrp.graph.nodes import Affine, Control, Node, Product
 from jrlrp.probes import Edges, Passage, Probe
 from jrlrp.rules.base import Form, Rule, saturate
 from jrlrp.rules.ratio import damped, masked, of_ratio, over, times
-from jrlrp.trace import compat
+from jrlrp.trace import shards
 from jrlrp.trace.control import Evaluate
 from jrlrp.trace.program import Equation, Var, evaluated, read, typed
 
@@ -283,7 +283,7 @@ def _watched(
 
 
 def _axes(zeros: Any) -> frozenset[str]:
-    return frozenset().union(*map(compat.mesh_axes, jax.tree.leaves(zeros)))
+    return frozenset().union(*map(shards.mesh_axes, jax.tree.leaves(zeros)))
 
 
 def made_before(graph: Graph) -> tuple[Var, ...]:
@@ -310,7 +310,7 @@ def _cotangent(relevance: Any, z: Any) -> Any:
 def _bind(node: Node, rule: Rule, inputs: Sequence[Any], constants: Sequence[Any], place: _Place) -> Sequence[Any]:
     """Evaluate a node as a function whose pullback is its rule, of relevance, which it hands on in a form."""
     parameters, put_back = rule.split()
-    varying = frozenset().union(*map(compat.mesh_axes, inputs))  # here; inside, inputs vary as the output does
+    varying = frozenset().union(*map(shards.mesh_axes, inputs))  # here; inside, inputs vary as the output does
     own = node.own if isinstance(node, Affine) else None
     mesh = Mesh(varying if own is None else varying & own, place.apart)
 
@@ -395,7 +395,7 @@ def _widened(values: Iterable[Any]) -> tuple[Any, ...]:
 
 def _rounded(r: Any, x: Any) -> Any:
     """Return relevance of `x` in its dtype, bounded; gradients alone may be complex."""
-    r = compat.added_up(r, x)
+    r = shards.added_up(r, x)
     return saturate(r, x.dtype).astype(x.dtype) if jnp.issubdtype(x.dtype, jnp.floating) else r.astype(x.dtype)
 
 

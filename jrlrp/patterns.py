@@ -43,10 +43,15 @@ def named(graph: Graph, keyword: str, pattern: Any) -> list[Node]:
     """Return the nodes that a pattern names, in order.
 
     Raises:
-      ArgumentError: if there are none; it names the keyword that got the pattern.
+      ArgumentError: if there are none, or one whose part on each device is not known; it names the keyword.
     """
     found = [node for node, name in graph.names.items() if _names(pattern, node, name)]
     found = [node for node in found if not isinstance(node, Control)]
+    if graph.unchecked.intersection(found):
+        raise ArgumentError(
+            f"{keyword}={pattern!r} names a node inside shard_map(..., check_vma=False), where types do not say what "
+            "is the same on all devices; leave out check_vma=False, or name what comes out of the shard_map."
+        )
     if not found:
         known = ", ".join(list(graph.names.values())[:12]) or "(none: no relevance passes anything)"
         raise ArgumentError(f"{keyword}={pattern!r} matches no node; plan() prints their names. Some are: {known}.")

@@ -17,7 +17,7 @@ from jrlrp.graph.linear_layer import wide
 from jrlrp.graph.nodes import Control, Node
 from jrlrp.patterns import as_patterns, named
 from jrlrp.rules.base import Array, Rule, bound, ratio, saturate
-from jrlrp.trace import compat
+from jrlrp.trace import shards
 from jrlrp.trace.program import Var
 
 # What the audit measures of each node: Σ R that came in, went out, and was kept by biases and by stabilisers; Σ |R|
@@ -99,7 +99,7 @@ def relevance_at(graph: Graph, node: Node, as_ratio: bool = False) -> Probe:
     def measure(passage: Passage) -> tuple[Array, ...]:
         found = [_ratio(passage, k) if as_ratio else passage.received[k] for k in numbers]
         real = [jnp.real(r).astype(_real(node.outputs[k])) for k, r in zip(numbers, found, strict=True)]
-        return tuple(compat.varying_along(r, passage.axes) for r in real)
+        return tuple(shards.varying_along(r, passage.axes) for r in real)
 
     outputs = [node.outputs[k] for k in numbers]
     return Probe(tuple(jnp.zeros((*turns, *v.shape), _real(v)) for v in outputs), measure)
@@ -172,7 +172,7 @@ def _amounts(found: Mapping[str, Array], dtype: Any, axes: frozenset[str]) -> Ar
 
 def _of_device(amount: Array, axes: frozenset[str]) -> Array:
     """Return one device's part of an amount that is the same along some of the axes that it will be summed over."""
-    same = tuple(axes - compat.mesh_axes(amount))
+    same = tuple(axes - shards.mesh_axes(amount))
     if not same:
         return amount
     return jax.lax.pcast(amount / jax.lax.axis_size(same), same, to="varying")

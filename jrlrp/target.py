@@ -10,7 +10,7 @@ import numpy as np
 
 from jrlrp.errors import TargetError
 from jrlrp.rules.base import brief, ratio
-from jrlrp.trace import compat
+from jrlrp.trace import shards
 
 FORMS = 'expected "max", "all", a class index, an integer array of them, a callable out -> R_out, or None beside start'
 
@@ -95,7 +95,7 @@ class Target:
             index = index.astype(jnp.int32)
         index = jnp.where(index < 0, index + classes, index)[..., None]
         position = jax.lax.broadcasted_iota(index.dtype, out.shape, out.ndim - 1)
-        return compat.varying((position == jnp.broadcast_to(index, out.shape)).astype(out.dtype), [out])
+        return shards.varying((position == jnp.broadcast_to(index, out.shape)).astype(out.dtype), [out])
 
     def initial(self, outputs: Any) -> Any:
         """Return the initial relevance, in the outputs' structure; NaN where the explained score is."""

@@ -17,6 +17,7 @@ from jrlrp.composites.composite import Composite, as_composite, choose_rules
 from jrlrp.composites.presets import default
 from jrlrp.conditions import Steered, Steering, steered, steering
 from jrlrp.errors import ArgumentError, TargetError, UnreachedError, UnsupportedError, describe, warn
+from jrlrp.graph.devices import parts_unknown
 from jrlrp.graph.graph import Graph
 from jrlrp.graph.nodes import Node, Opaque
 from jrlrp.interpret import Course, evaluate_rest, interpret, made_before
@@ -29,7 +30,7 @@ from jrlrp.rewrites.rewrites import PASSES
 from jrlrp.rewrites.score import explain_at_score
 from jrlrp.rules.base import Form, Rule, saturate
 from jrlrp.target import FORMS, Target, check_outputs
-from jrlrp.trace import compat
+from jrlrp.trace import shards
 from jrlrp.trace.inline import trace
 from jrlrp.trace.program import Equation, Var
 
@@ -206,6 +207,11 @@ class Traced:
             warn(f"{reach}; they get 0.")
         if (eqn := self.lost_batch_axis(rules, by_example)) is not None:
             warn(lost_batch_axis(eqn))
+        if parted := parts_unknown(self.graph, rules):
+            warn(
+                f"inside shard_map(..., check_vma=False) types do not say which devices have parts of a layer, and "
+                f"{', '.join(parted)} may take a part for the whole; leave out check_vma=False."
+            )
 
     @own_arithmetic
     def explain(
@@ -238,7 +244,7 @@ class Traced:
         asked.check_effect(graph, way)
         forms = {**dict.fromkeys(wanted, Form.NONE), **dict.fromkeys(asked.seeds, Form.RELEVANCE)}
 
-        apart = frozenset().union(*map(compat.mesh_axes, start))
+        apart = frozenset().union(*map(shards.mesh_axes, start))
 
         def run(start, zeros):
             values = {**inputs, **dict(zip(graph.explained, start, strict=True))}
@@ -248,7 +254,7 @@ class Traced:
             return (outputs[:count], [made[node] for node in forms]), outputs[count:]
 
         # Cotangents have to vary over a mesh as the probes do.
-        zeros = [jax.tree.map(lambda z: compat.varying(z, inputs.values()), probe.zeros) for probe in probes.values()]
+        zeros = [jax.tree.map(lambda z: shards.varying(z, inputs.values()), probe.zeros) for probe in probes.values()]
         (outputs, made), pull, found = jax.vjp(run, start, zeros, has_aux=True)
         shown = dict(zip(forms, made, strict=True))
         seeds = {node: asked.begin(node, shown[node][0]) for node in asked.seeds}

@@ -1,6 +1,7 @@
 """Layers of which devices have parts: sharded, they are explained as they are unsharded, under every rule."""
 
 import functools
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -207,3 +208,35 @@ def test_scans_and_shards_inside_one_another():
         own_r, found = jax.jit(explain(f))(X)
         np.testing.assert_allclose(own_r, r, atol=1e-9)
         np.testing.assert_allclose(found["activation"], expected["activation"], atol=1e-9)
+
+
+@pytest.mark.parametrize("order", [("data", "model"), ("model", "data")])
+def test_examples_are_put_together_in_the_order_in_which_they_were_split(order):
+    over = jax.shard_map(whole, mesh=mesh(), in_specs=P(order), out_specs=P(order))
+    for options in ({"capture": "dense#1"}, {"capture": "activation", "values": True}):
+        found, expected = (jrlrp.relevance(f, **options)(X)[1] for f in (over, whole))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9), found, expected)
+    rows = np.arange(20.0).reshape(4, 5)
+    for options in ({"conditions": {"dense#1": rows > 6}}, {"start": {"dense#1": rows}, "target": None}):
+        found, expected = (jrlrp.relevance(f, **options)(X) for f in (over, whole))
+        np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+def test_where_types_are_not_checked_what_is_not_known_is_said():
+    part = functools.partial(mlp, total=lambda z: jax.lax.psum(z, "model"))
+    specs = (P("data"), *LAYOUTS["MLP"][3])
+    over = jax.shard_map(part, mesh=mesh(), in_specs=specs, out_specs=P("data"), check_vma=False)
+    f = lambda x: over(x, W1, B1, W2, B2)
+    for options in (
+        {"capture": "dense#1"},
+        {"start": {"dense#1": np.ones(5)}},
+        {"conditions": {"dense#1": np.ones(5)}},
+    ):
+        with pytest.raises(jrlrp.ArgumentError, match=r"inside shard_map\(..., check_vma=False\)"):
+            jrlrp.relevance(f, **options)(X)
+    with pytest.warns(jrlrp.JrlrpWarning, match="dense#0, dense#1 may take a part for the whole"):
+        jrlrp.relevance(f, rules=jrlrp.ZPlus())(X)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = jrlrp.relevance(f, rules=jrlrp.Zero())(X)  # which adds up over devices
+    np.testing.assert_allclose(found, jrlrp.relevance(whole, rules=jrlrp.Zero())(X), rtol=1e-9)

@@ -16,7 +16,7 @@ import numpy as np
 import review_lstm
 import series
 import squeezenet
-from cases import Case, Family, Size
+from cases import Case, Size
 from packaged import keep
 from PIL import Image
 from reviews import load as load_reviews
@@ -98,12 +98,3 @@ def tables(size: Size) -> Iterator[Case]:
 def _both(apply: Callable, variables: Any, x: jax.Array) -> jax.Array:
     """Return logits of good and bad from the one of bad."""
     return apply(variables, x)[:, None] * jnp.array([-0.5, 0.5])
-
-
-FAMILIES: dict[str, Family] = {
-    "convolutional": convolutional,
-    "attentive": attentive,
-    "recurrent": recurrent,
-    "language": language,
-    "tables": tables,
-}

@@ -12,7 +12,7 @@ import prompts
 import review_lstm
 import series
 import thin_resnet
-from cases import Case, Family, Size
+from cases import Case, Size
 from PIL import Image
 from reviews import load as load_reviews
 from reviews import split_by_film
@@ -113,12 +113,3 @@ def photographs() -> list[Image.Image]:
         package, _, inside = folder.partition("/")
         found += [Image.open(Path(str(files(package))) / inside / name) for name in names.split()]
     return [picture.convert("RGB") for picture in found]
-
-
-FAMILIES: dict[str, Family] = {
-    "convolutional": convolutional,
-    "attentive": attentive,
-    "recurrent": recurrent,
-    "language": language,
-    "tables": tables,
-}

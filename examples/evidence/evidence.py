@@ -75,7 +75,7 @@ def families(options: argparse.Namespace) -> dict[str, Family]:
 
         return {"photographs": folder.family(options.images, options.labels)}
     chosen = import_module("confirming" if options.half == "confirm" else "choosing")  # the former needs more packages
-    return {name: chosen.FAMILIES[name] for name in options.family}
+    return {name: getattr(chosen, name) for name in options.family}
 
 
 def measured(case: Case, folder: Path, half: str, again: Sequence[str]) -> dict[str, np.ndarray]:

@@ -5,13 +5,17 @@ an axis of the mesh lie along their own axis again, what is the same along one i
 leading axis of devices.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jrlrp.graph.graph import Graph
-from jrlrp.graph.nodes import Leading, Node
+from jrlrp.graph.nodes import Affine, Leading, Node
+from jrlrp.primitives.row import Op
+from jrlrp.rules.base import Rule
+from jrlrp.rules.epsilon import Epsilon, Zero
 from jrlrp.trace.program import Var
 
 Array = Any
@@ -69,6 +73,15 @@ def copies(graph: Graph, node: Node) -> int:
     for axis in graph.leading[node]:
         count *= axis.size if _is_the_same(axis, node.output) else 1
     return count
+
+
+def parts_unknown(graph: Graph, rules: Mapping[Node, Rule]) -> list[str]:
+    """Return the layers of which devices may have parts that types do not tell of, and whose rules look at weights."""
+    nodes = graph.unchecked
+    if not any(node.anchor.op is Op.COLLECTIVE for node in nodes):
+        return []
+    layers = (node for node in nodes if isinstance(node, Affine) and node.weight is not None)
+    return sorted(node.name for node in layers if node in rules and not isinstance(rules[node], Epsilon | Zero))
 
 
 def _is_the_same(axis: Leading, v: Var) -> bool:

@@ -64,9 +64,18 @@ class Graph:
     @cached_property
     def in_shards(self) -> frozenset[Node]:
         """The nodes inside a shard_map."""
-        controls = (node for node in self.own_nodes if isinstance(node, Control))
-        inner = ((node.kind, body) for node in controls for body in node.bodies)
-        return frozenset().union(*(body.nodes if kind == "shard_map" else body.in_shards for kind, body in inner))
+        return self._inside(lambda node: bool(node.flow.devices))
+
+    @cached_property
+    def unchecked(self) -> frozenset[Node]:
+        """The nodes inside a shard_map in which JAX does not check what is the same on all devices."""
+        return self._inside(lambda node: bool(node.flow.devices) and not node.flow.params["check_vma"])
+
+    def _inside(self, chosen: Callable[[Control], bool]) -> frozenset[Node]:
+        """Return the nodes inside of control flow of a kind, at any depth."""
+        inner = ((node, body) for node in self.own_nodes if isinstance(node, Control) for body in node.bodies)
+        found = (frozenset(body.nodes) if chosen(node) else body._inside(chosen) for node, body in inner)
+        return frozenset[Node]().union(*found)
 
     @cached_property
     def own_nodes(self) -> tuple[Node, ...]:

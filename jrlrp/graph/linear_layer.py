@@ -14,7 +14,7 @@ from jrlrp.graph.nodes import Affine, Node, Step
 from jrlrp.primitives.row import Op
 from jrlrp.rewrites.fast import DepthwiseConv
 from jrlrp.rules import layer as seen
-from jrlrp.trace import compat
+from jrlrp.trace import shards
 from jrlrp.trace.program import Equation, Literal, Var
 
 Array = Any
@@ -92,7 +92,7 @@ class LinearLayer(Layer, seen.LinearLayer):
         """Take the relevance that the layer waits for, None for a layer that waits for none."""
         super().__init__(node, constants)
         self._relevance = relevance
-        self._mesh = mesh or Mesh(compat.mesh_axes(x))
+        self._mesh = mesh or Mesh(shards.mesh_axes(x))
         self.dtype = wide(node.output.dtype, node.inputs[0].dtype)
         self._input = jax.typeof(x).update(dtype=self.dtype, weak_type=False)  # with its sharding and mesh axes
 
@@ -107,8 +107,8 @@ class LinearLayer(Layer, seen.LinearLayer):
 
     def waiting(self, inputs: Sequence[Array]) -> Sequence[Array]:
         # Not what is the same on all devices: with what is not, it would count as other.
-        varies = compat.mesh_axes(self._zero)
-        return [x + self._zero if varies <= compat.mesh_axes(x) else x for x in inputs]
+        varies = shards.mesh_axes(self._zero)
+        return [x + self._zero if varies <= shards.mesh_axes(x) else x for x in inputs]
 
     @cached_property
     def weight(self) -> Array | None:
@@ -129,7 +129,7 @@ class LinearLayer(Layer, seen.LinearLayer):
         return weight + self._zero
 
     def largest(self, x: Array) -> Array:
-        axes = tuple(sorted(compat.mesh_axes(x) - self._mesh.apart))
+        axes = tuple(sorted(shards.mesh_axes(x) - self._mesh.apart))
         return jax.lax.pmax(x, axes) if axes else x
 
     @cached_property
@@ -145,13 +145,13 @@ class LinearLayer(Layer, seen.LinearLayer):
         """Weights of one: mapping with them sums the inputs that reach each unit."""
         if self.weight is None:
             return jnp.ones((), self.dtype) + self._zero
-        return compat.varying(jnp.ones(self.weight.shape, self.dtype) + self._zero, [self.weight])
+        return shards.varying(jnp.ones(self.weight.shape, self.dtype) + self._zero, [self.weight])
 
     @cached_property
     def unit_input(self) -> Array:
         """An input of ones, hidden from XLA, which would spend seconds on computing what follows while it compiles."""
         ones = jnp.ones(self._input.shape, self.dtype) + self._zero
-        return jax.lax.optimization_barrier(compat.varying(ones, [self._input]))
+        return jax.lax.optimization_barrier(shards.varying(ones, [self._input]))
 
     @cached_property
     def counts(self) -> Array:
@@ -195,7 +195,7 @@ class LinearLayer(Layer, seen.LinearLayer):
         if node.weight is None:
             return core.bind([x if k == node.operand else self._other(v) for k, v in enumerate(core.inputs)])
         w = self._own_weight if weight is None else weight
-        x, w = compat.varying(x, [w]), compat.varying(w, [x])
+        x, w = shards.varying(x, [w]), shards.varying(w, [x])
         return core.bind([x, w] if node.operand == 0 else [w, x], preferred_element_type=x.dtype)
 
     @property
@@ -245,24 +245,24 @@ class LinearLayer(Layer, seen.LinearLayer):
         """Zeros as what the core makes, which may differ along the axes of a mesh along which its operands do."""
         node: Affine = self._node  # type: ignore[assignment]
         zeros = jnp.zeros(node.core.output.shape if node.core else node.inputs[0].shape, self.dtype)
-        return compat.varying(zeros, [self._input, *([] if node.weight is None else [self._own_weight])])
+        return shards.varying(zeros, [self._input, *([] if node.weight is None else [self._own_weight])])
 
     def over_devices(self, of_input: Array, of_output: Array) -> tuple[Array, Array]:
         of_x, of_z = self._split
-        return compat.added_over(of_input, of_x), compat.added_over(of_output, of_z)
+        return shards.added_over(of_input, of_x), shards.added_over(of_output, of_z)
 
     def part(self, r: Array) -> Array:
-        return r / math.prod(map(jax.lax.axis_size, compat.mesh_axes(self._input) - self._mesh.of_input))
+        return r / math.prod(map(jax.lax.axis_size, shards.mesh_axes(self._input) - self._mesh.of_input))
 
     def added_up(self, r: Array) -> Array:
-        return compat.added_over(r, compat.mesh_axes(r) - self._mesh.of_input)
+        return shards.added_over(r, shards.mesh_axes(r) - self._mesh.of_input)
 
     @cached_property
     def _split(self) -> tuple[frozenset[str], frozenset[str]]:
         """The axes of a mesh over which the input, and the output, of a vector or an example is split."""
         node: Affine = self._node  # type: ignore[assignment]
         of_x = self._mesh.of_input
-        of_weight = frozenset() if node.weight is None else compat.mesh_axes(self._own_weight)
+        of_weight = frozenset() if node.weight is None else shards.mesh_axes(self._own_weight)
         collective = [s.equation for s in node.steps if s.equation.op is Op.COLLECTIVE]
         added_up = frozenset(name for eqn in collective for name in eqn.params["axes"])
         if node.maps_vectors:  # what the input alone differs along counts the vectors
@@ -315,7 +315,7 @@ def zero_after(relevance: Array) -> Array:
 
 
 def _zero(relevance: Array) -> Array:
-    return compat.varying(jnp.zeros((), relevance.dtype), [relevance])
+    return shards.varying(jnp.zeros((), relevance.dtype), [relevance])
 
 
 def _waiting_zero(relevance: Array) -> Array:

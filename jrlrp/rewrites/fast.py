@@ -16,7 +16,7 @@ import numpy as np
 
 from jrlrp.primitives.row import Op
 from jrlrp.rewrites.extremes import OF_TWO, REDUCTIONS, Extreme
-from jrlrp.trace import compat
+from jrlrp.trace import shards
 from jrlrp.trace.program import Equation
 
 Array = Any
@@ -169,7 +169,7 @@ def _depthwise(strides, padding, dilation, taps_apart, numbers, shape, groups) -
     def backward(kept, r):
         x, w = kept
         of_weights = jax.vjp(lambda w: conv(x, w), w)[1](r)[0]
-        return compat.added_up(back(r, w), x), compat.added_up(of_weights, w)
+        return shards.added_up(back(r, w), x), shards.added_up(of_weights, w)
 
     run.defvjp(lambda x, w: (run(x, w), (x, w)), backward)
     return run, back

@@ -66,7 +66,7 @@ def attribute(
     Raises:
       ArgumentError: for wrong options, a store that has another run, or an item that cannot be read.
     """
-    reductions, size = dict(reductions or {}), rows(batch_size, max(batch_size, 1))
+    reductions, size = dict(reductions or {}), rows(batch_size, batch_size)
     part, parts = _process(process)
     _check(explain, source, mesh, size, reductions, on_error, maps)
     storage, total = Storage(str(store)), len(source)

@@ -23,7 +23,11 @@ THREADS = 8
 class Unreadable:
     """An item that could not be read, and why."""
 
-    message: str
+    error: Exception
+
+    @property
+    def message(self) -> str:
+        return f"{type(self.error).__name__}: {self.error}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,8 +64,8 @@ def item(source: Any, k: int) -> Any:
     try:
         found = source[k]
         return jax.tree.map(np.asarray, found if type(found) is tuple else (found,))
-    except Exception as error:  # whatever a user's source may raise
-        return Unreadable(f"{type(error).__name__}: {error}")
+    except Exception as error:  # a user's source may raise anything; who reads says it, or raises it
+        return Unreadable(error)
 
 
 def structure(found: Any) -> str:
@@ -90,7 +94,8 @@ def template(source: Any, found: Sequence[Any]) -> Any:
     for one in itertools.chain(found, (item(source, k) for k in range(min(len(source), 1000)))):
         if not isinstance(one, Unreadable):
             return jax.tree.map(np.zeros_like, one)
-    raise ArgumentError(f"none of the source's first items can be read; the first: {item(source, 0).message}")
+    message = f"none of the source's first items can be read; the first: {found[0].message}"
+    raise ArgumentError(message) from found[0].error
 
 
 def chunks(source: Any, like: Any, first: int, end: int, size: int, raises: bool) -> Iterator[Chunk]:
@@ -110,10 +115,11 @@ def chunks(source: Any, like: Any, first: int, end: int, size: int, raises: bool
         for k in index.tolist():
             one = next(read)
             if not isinstance(one, Unreadable) and _shapes(one) != expected:
-                one = Unreadable(f"it is {structure(one)}; expected {structure(like)} as of the others")
+                one = Unreadable(ArgumentError(f"it is {structure(one)}; expected {structure(like)}, as of the others"))
             if isinstance(one, Unreadable):
                 if raises:
-                    raise ArgumentError(f'item {k} of the source: {one.message}; on_error="record" goes on without it.')
+                    message = f'item {k} of the source: {one.message}; on_error="record" goes on without it.'
+                    raise ArgumentError(message) from one.error
                 errors[k], one = one.message, like
             found.append(one)
         found += [like] * (size - len(found))

@@ -70,6 +70,7 @@ class Run:
     Attributes:
       storage: where it lies.
       identity: what the run is: a dict of `attribute`'s arguments as far as they matter.
+      given: reductions that are not the library's own, by name, as `attribute` got them.
     """
 
     storage: Storage

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from jrlrp.primitives.row import Op
-from jrlrp.trace import compat
+from jrlrp.trace import compat, shards
 from jrlrp.trace.program import Equation, Program, Var, evaluated, typed
 
 # What a body is evaluated by: a function of the values of its inputs, and of what goes in along with them. It returns
@@ -45,7 +45,7 @@ class ControlFlow(Equation):
     @property
     def devices(self) -> dict[str, int]:
         """How many devices lie along each axis of a shard_map's mesh that it maps; none for anything else."""
-        return compat.mapped_axes(self.params) if self.op is Op.SHARD_MAP else {}
+        return shards.mapped_axes(self.params) if self.op is Op.SHARD_MAP else {}
 
     def run(self, values: Sequence[Any]) -> list[Any]:
         if self.op is Op.WHILE:
@@ -127,10 +127,10 @@ def _shard_map(
         results, given = evaluate[0](operands[: len(values)], jax.tree.unflatten(tree, rest))
         flat, made = jax.tree.flatten(given)
         structure[:] = [made]
-        each = [compat.varying_along(leaf, sizes).reshape(*[1] * len(sizes), *leaf.shape) for leaf in flat]
+        each = [shards.varying_along(leaf, sizes).reshape(*[1] * len(sizes), *leaf.shape) for leaf in flat]
         return tuple(results), tuple(each)
 
-    results, flat = compat.shard_map(eqn.params, local, leaves)(*values, *leaves)
+    results, flat = shards.shard_map(eqn.params, local, leaves)(*values, *leaves)
     return results, jax.tree.unflatten(structure[0], flat)
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jrlrp.primitives.register import look_up
 from jrlrp.primitives.row import Op, Row
 from jrlrp.primitives.table import named, opaque
-from jrlrp.trace import compat, custom_call
+from jrlrp.trace import compat, custom_call, shards
 from jrlrp.trace.control import Body, ControlFlow
 from jrlrp.trace.program import Added, Equation, Literal, Program, Var
 
@@ -67,7 +67,7 @@ def opened(eqn: Equation) -> Program:
 
 
 def _variable(v: Any) -> Var:
-    return Var(v.aval.shape, v.aval.dtype, compat.varying_axes(v.aval))
+    return Var(v.aval.shape, v.aval.dtype, shards.varying_axes(v.aval))
 
 
 def _keeps_values(cast: Equation) -> bool:
@@ -135,13 +135,13 @@ class _Inliner:
                 outputs = arguments
             else:
                 outputs = [_variable(v) for v in eqn.outvars]
-                params = {**eqn.params, **compat.devices(eqn, self.mesh)} if row.op is Op.COLLECTIVE else eqn.params
+                params = {**eqn.params, **shards.devices(eqn, self.mesh)} if row.op is Op.COLLECTIVE else eqn.params
                 own = (row, tuple(arguments), tuple(outputs), params, here, line, eqn)
                 if layouts is None:
                     custom = rule is None and eqn.primitive.name in compat.CUSTOM
                     self._write(KeptCall(*own) if custom else Equation(*own, rule=rule))
                 else:
-                    mesh = {**self.mesh, **compat.mesh_sizes(eqn)} if row.op is Op.SHARD_MAP else self.mesh
+                    mesh = {**self.mesh, **shards.mesh_sizes(eqn)} if row.op is Op.SHARD_MAP else self.mesh
                     bodies = tuple(self._body(*inside, here, line, mesh) for inside in layouts)
                     self._write(ControlFlow(*own, bodies=bodies))
             scope.update(zip(eqn.outvars, outputs, strict=True))

@@ -216,14 +216,17 @@ def test_pytrees_pairs_and_named_tuples(tmp_path):
 
 
 def test_a_mesh_splits_batches(tmp_path):
-    mesh = jax.make_mesh((1,), ("data",))
+    mesh = jax.sharding.Mesh(np.asarray(jax.devices()[:4]), ("data",))
     run = runs.attribute(jrlrp.relevance(net), ITEMS, str(tmp_path), batch_size=8, mesh=mesh, progress=False)
     np.testing.assert_allclose(run.relevance[:], jrlrp.relevance(net)(ITEMS), rtol=1e-4, atol=1e-6)
 
 
 def test_an_item_that_cannot_be_read_is_an_error_unless_it_is_recorded(tmp_path):
-    with pytest.raises(jrlrp.ArgumentError, match=r"item 17 of the source: OSError: item 17 is torn; on_error="):
+    with pytest.raises(
+        jrlrp.ArgumentError, match=r"item 17 of the source: OSError: item 17 is torn; on_error="
+    ) as said:
         explained(tmp_path, Source(), on_error="raise")
+    assert isinstance(said.value.__cause__, OSError)  # with the line of the source that raised it
     assert runs.open(str(tmp_path)).finished == 2 * SIZE  # what came before is kept
     mixed = [*ITEMS[:3], np.zeros(5, np.float32), *ITEMS[4:6]]
     run = explained(tmp_path / "mixed", mixed, batch_size=2)
@@ -234,6 +237,7 @@ def test_an_item_that_cannot_be_read_is_an_error_unless_it_is_recorded(tmp_path)
     ("options", "said"),
     [
         ({"batch_size": 0}, "batch_size=0"),
+        ({"batch_size": "8"}, "batch_size='8'"),
         ({"on_error": "skip"}, "on_error='skip'"),
         ({"maps": False, "reductions": {}}, "keeps nothing"),
         ({"reductions": {"m": 3}}, "expected update"),
