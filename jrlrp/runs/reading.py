@@ -45,18 +45,36 @@ class Chunk:
 
 
 @dataclass(frozen=True, eq=False)
-class Items:
-    """A source as Grain reads it: from one item on, and none raises."""
+class Parts:
+    """A source's chunks as Grain's threads read them: a part of a chunk each, as handing on each item costs more.
+
+    None raises; what cannot be read, or is of another structure than `like`, is `Unreadable`.
+    """
 
     source: Any
+    like: Any
+    size: int  # of a chunk
     first: int
     end: int
 
     def __len__(self) -> int:
-        return self.end - self.first
+        return (self.end - self.first) * THREADS
 
-    def __getitem__(self, k: int) -> Any:
-        return item(self.source, self.first + int(k))
+    def __getitem__(self, part: int) -> list[Any]:
+        number, part = divmod(part, THREADS)
+        chunk, expected = _numbers(self.source, self.first + number, self.size), _shapes(self.like)
+        start, stop = (len(chunk) * n // THREADS for n in (part, part + 1))
+        return [self._checked(item(self.source, k), expected) for k in chunk[start:stop]]
+
+    def _checked(self, one: Any, expected: tuple[Any, ...]) -> Any:
+        if isinstance(one, Unreadable) or _shapes(one) == expected:
+            return one
+        other = f"it is {structure(one)}; expected {structure(self.like)}, as of the others"
+        return Unreadable(ArgumentError(other))
+
+
+def _numbers(source: Any, chunk: int, size: int) -> range:
+    return range(chunk * size, min((chunk + 1) * size, len(source)))
 
 
 def item(source: Any, k: int) -> Any:
@@ -105,17 +123,13 @@ def chunks(source: Any, like: Any, first: int, end: int, size: int, raises: bool
     """
     if first >= end:
         return
-    total, expected = len(source), _shapes(like)
-    items = Items(source, first * size, min(end * size, total))
-    options = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=2 * size)
-    read = iter(grain.MapDataset.source(items).to_iter_dataset(options))
+    options = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=2 * THREADS)
+    parts = iter(grain.MapDataset.source(Parts(source, like, size, first, end)).to_iter_dataset(options))
     for number in range(first, end):
-        index = np.arange(number * size, min((number + 1) * size, total))
+        chunk = _numbers(source, number, size)
+        read = itertools.chain.from_iterable(itertools.islice(parts, THREADS))
         found, errors = [], {}
-        for k in index.tolist():
-            one = next(read)
-            if not isinstance(one, Unreadable) and _shapes(one) != expected:
-                one = Unreadable(ArgumentError(f"it is {structure(one)}; expected {structure(like)}, as of the others"))
+        for k, one in zip(chunk, read, strict=True):
             if isinstance(one, Unreadable):
                 if raises:
                     message = f'item {k} of the source: {one.message}; on_error="record" goes on without it.'
@@ -123,4 +137,4 @@ def chunks(source: Any, like: Any, first: int, end: int, size: int, raises: bool
                 errors[k], one = one.message, like
             found.append(one)
         found += [like] * (size - len(found))
-        yield Chunk(number, index, jax.tree.map(lambda *leaves: np.stack(leaves), *found), errors)
+        yield Chunk(number, np.array(chunk), jax.tree.map(lambda *leaves: np.stack(leaves), *found), errors)
