@@ -46,6 +46,8 @@ lint: $(VENV)/.test
 
 bench: $(VENV)/.bench $(PEERS)/.peers
 	$(RUN) tests/benchmarks/bench_plan.py
+	$(RUN) tests/benchmarks/bench_layouts.py
+	$(RUN) tests/benchmarks/bench_runs.py
 	$(RUN) tests/benchmarks/bench_sequences.py $(ARGS)
 	$(RUN) tests/benchmarks/bench_speed.py --peers $(PEERS)/bin/python $(ARGS)
 	$(RUN) tests/benchmarks/bench_metrics.py --peers $(PEERS)/bin/python

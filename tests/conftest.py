@@ -12,7 +12,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # what one process has compil
     os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled.name
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ.setdefault("KERAS_BACKEND", "jax")
-os.environ["XLA_FLAGS"] = xla_flags(xla_force_host_platform_device_count="4")
+os.environ["XLA_FLAGS"] = xla_flags(xla_force_host_platform_device_count="8")
 
 import jax
 import pytest

@@ -1,23 +1,16 @@
 """What relevance costs beside one gradient, by XLA's own analysis of the compiled programs."""
 
-import collections
 import functools
-import re
 
 import jax
-import jax.numpy as jnp
+import layouts
 import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from layouts import LAYERS, SHAPES, STEPS, WIDTH, collectives, normal, pair
 
 import jrlrp
-
-WIDTH, STEPS, LAYERS = 64, 32, 2
-rng = np.random.default_rng(0)
-normal = lambda *shape: jnp.asarray(rng.normal(size=shape) / shape[-2] ** 0.5, jnp.float32)
-SHAPES = {"q": (WIDTH, WIDTH), "k": (WIDTH, WIDTH), "v": (WIDTH, WIDTH), "out": (WIDTH, WIDTH)}
-SHAPES |= {"up": (WIDTH, 4 * WIDTH), "down": (4 * WIDTH, WIDTH)}
 
 
 def weights(layers):
@@ -44,17 +37,6 @@ def unrolled(x, p):
 def scanned(x, p):
     turn = jax.checkpoint(lambda x, p: (block(x, p), None))
     return jax.lax.scan(turn, x, p)[0].mean(1)
-
-
-def compiled(f, *args):
-    return jax.jit(lambda *args: f(*args)).lower(*args).compile()
-
-
-def pair(network, x, p, rules):
-    """Return the compiled gradient of a score and the compiled relevance of it."""
-    gradient = jax.grad(lambda x, p: network(x, p)[:, 0].sum())
-    relevance = lambda x, p: jrlrp.relevance(lambda x: network(x, p), rules=rules, target=0)(x)
-    return compiled(gradient, x, p), compiled(relevance, x, p)
 
 
 @pytest.mark.optimised
@@ -86,87 +68,37 @@ def test_a_rematerialised_loop_of_64_layers_keeps_the_memory_of_its_gradient(rul
     assert sizes[0] <= 1.05 * sizes[1]
 
 
-def collectives(program):
-    """Return how many arrays of each shape go through each kind of collective in a compiled program."""
-    kinds = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
-    found = re.findall(rf" = (.*?) ({kinds})\(", program)
-    arrays = [(array, kind) for shapes, kind in found for array in re.findall(r"\w+\[[\d,]*\]", shapes)]
-    return collections.Counter(arrays)
+needs_eight_devices = pytest.mark.skipif(jax.device_count() < 8, reason="needs eight devices")
+by_rules = pytest.mark.parametrize(
+    "rules", [jrlrp.attn_lrp(), jrlrp.default(), jrlrp.epsilon()], ids=["attn", "default", "eps"]
+)
 
 
-HEADS, TURNS = 4, np.outer(np.arange(STEPS), 10_000.0 ** (-np.arange(WIDTH // 8) / (WIDTH // 8)))
-
-
-def rms(x, gain):
-    return x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + 1e-6) * gain
-
-
-def turned(x):
-    """Rotary positions of queries or keys (N, T, heads, features)."""
-    a, b = jnp.split(x, 2, -1)
-    cos, sin = (jnp.asarray(f(TURNS)[:, None], x.dtype) for f in (np.cos, np.sin))
-    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1)
-
-
-def llama_block(x, p, total=lambda z: z):
-    """RMS norms, rotary positions, causal attention, SwiGLU; `total` adds up what devices have of heads and units."""
-    h = rms(x, p["gain"])
-    q, k, v = ((h @ p[name]).reshape(*x.shape[:2], -1, WIDTH // HEADS) for name in "qkv")
-    mixed = jax.nn.dot_product_attention(turned(q), turned(k), v, is_causal=True)
-    x = x + total(mixed.reshape(*x.shape[:2], -1) @ p["out"])
-    h = rms(x, p["gain"])
-    return x + total((jax.nn.silu(h @ p["gate"]) * (h @ p["up"])) @ p["down"])
-
-
-def llama(x, p, block=llama_block):
-    for n in range(LAYERS):
-        x = block(x, jax.tree.map(lambda w, n=n: w[n], p))
-    return rms(x, p["gain"][0]).mean(1)
-
-
-def llama_weights():
-    more = {"gate": (WIDTH, 4 * WIDTH), "gain": (1, WIDTH)}
-    return {name: normal(LAYERS, *shape) for name, shape in (SHAPES | more).items()}
-
-
-COLUMNS, ROWS = ("q", "k", "v", "up", "gate"), ("out", "down")
-LAYOUTS = {  # how examples and weights are split
-    "data": (P("data"), lambda name: P()),
-    "tensor": (P("data"), lambda name: P(*[None] * (1 + (name in COLUMNS)), *["model"] * (name in (*COLUMNS, *ROWS)))),
-    "fsdp": (P(("data", "model")), lambda name: P(None, *["data"] * (name != "gain"))),
-}
-
-
-@pytest.mark.skipif(jax.device_count() < 4, reason="needs four devices")
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("rules", [jrlrp.attn_lrp(), jrlrp.default(), jrlrp.epsilon()], ids=["attn", "default", "eps"])
-def test_a_llama_keeps_its_layout(rules, layout):
-    """As many collectives as the gradient, of the same arrays, and no more memory on a device."""
-    mesh = Mesh(np.asarray(jax.devices()[:4]).reshape(2, 2), ("data", "model"))
-    of_x, of_weight = LAYOUTS[layout]
-    put = lambda x, spec: jax.device_put(x, NamedSharding(mesh, spec))
-    x, p = put(normal(8, STEPS, WIDTH), of_x), {name: put(w, of_weight(name)) for name, w in llama_weights().items()}
-    gradient, relevance = pair(llama, x, p, rules)
+def keeps_its_collectives(gradient, relevance):
+    """Whether relevance has no collectives but those of the gradient, and no more memory on a device."""
     found, expected = (collectives(c.as_text()) for c in (relevance, gradient))
-    assert (layout == "data" or expected) and found <= expected
     sizes = [c.memory_analysis().temp_size_in_bytes for c in (relevance, gradient)]
-    assert sizes[0] <= 1.05 * sizes[1]
+    return found <= expected and sizes[0] <= 1.05 * sizes[1]
 
 
-@pytest.mark.skipif(jax.device_count() < 4, reason="needs four devices")
-@pytest.mark.parametrize("rules", [jrlrp.attn_lrp(), jrlrp.default(), jrlrp.epsilon()], ids=["attn", "default", "eps"])
+@needs_eight_devices
+@pytest.mark.parametrize("layout", layouts.LAYOUTS)
+@by_rules
+def test_a_llama_keeps_its_layout(rules, layout):
+    gradient, relevance = pair(layouts.llama, *layouts.laid_out(layout), rules)
+    assert layout == "data" or collectives(gradient.as_text())
+    assert keeps_its_collectives(gradient, relevance)
+
+
+@needs_eight_devices
+@by_rules
 def test_a_llama_inside_shard_map_keeps_its_collectives(rules):
-    mesh = Mesh(np.asarray(jax.devices()[:4]).reshape(2, 2), ("data", "model"))
-    of_x, of_weight = LAYOUTS["tensor"]
-    own = functools.partial(llama_block, total=lambda z: jax.lax.psum(z, "model"))
-    specs = {name: of_weight(name) for name in llama_weights()}
-    over = jax.shard_map(functools.partial(llama, block=own), mesh=mesh, in_specs=(of_x, specs), out_specs=of_x)
-    x, p = normal(8, STEPS, WIDTH), llama_weights()
+    over, x, p = layouts.in_shard_map(), normal(8, STEPS, WIDTH), layouts.llama_weights()
     gradient, relevance = pair(over, x, p, rules)
-    found, expected = (collectives(c.as_text()) for c in (relevance, gradient))
-    assert expected and found <= expected
+    assert collectives(gradient.as_text())
+    assert keeps_its_collectives(gradient, relevance)
     explain = functools.partial(jrlrp.relevance, rules=rules, target=0)
-    r, plain = (explain(lambda x, f=f: f(x, p))(x) for f in (over, llama))
+    r, plain = (explain(lambda x, f=f: f(x, p))(x) for f in (over, layouts.llama))
     assert np.linalg.norm(r - plain) < 1e-3 * np.linalg.norm(plain)  # ε divides by sums that nearly cancel
 
 
