@@ -36,8 +36,8 @@ def size(program) -> int:
 def main() -> None:
     table = Table("layout", "", "collectives", "arrays not the gradient's", "temporary memory")
     programs = {name: (layouts.llama, *layouts.laid_out(name)) for name in layouts.LAYOUTS}
-    _, x, p = programs["data"]
-    for name, (network, x, p) in (programs | {"shard_map": (layouts.in_shard_map(), x, p)}).items():
+    programs["shard_map"] = (layouts.in_shard_map(), *programs["tensor"][1:])
+    for name, (network, x, p) in programs.items():
         found = {of: layouts.pair(network, x, p, rules) for of, rules in RULES.items()}
         gradient = found["ε"][0]
         expected = layouts.collectives(gradient.as_text())
