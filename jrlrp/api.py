@@ -57,7 +57,7 @@ def value_and_relevance(
         start=start,
     )
 
-    @wraps(fun)
+    @wraps(fun, updated=())  # a module has its layers in its __dict__
     def explained(*args, **kwargs):
         traced = trace_function(fun, args, kwargs, chosen)
         probes = capturing(traced.graph, wanted)
@@ -129,7 +129,7 @@ def relevance(
     Args:
       fun: a function that JAX can trace, of any pytrees, returning floating-point scores.
       argnums: which positional argument to explain, or a tuple of them. Floating-point leaves get relevance of their
-        own shape and dtype, integer leaves (token ids) float32 relevance for each id.
+        own shape and dtype, integer leaves (token ids) float32 relevance for each id, booleans and random keys None.
       rules: a composite (a preset, say `epsilon_plus()`), one rule for all affine layers, or None for
         `default()`.
       target: what of the output to explain. "max": the highest entry along the last axis, at each position; an int or
@@ -189,7 +189,7 @@ def relevance(
         primitives=primitives,
     )
 
-    @wraps(fun)
+    @wraps(fun, updated=())  # a module has its layers in its __dict__
     def explained(*args, **kwargs):
         value, result = both(*args, **kwargs)
         return (result, value[1]) if has_aux else result

@@ -1,5 +1,6 @@
 """Many examples, a batch at a time: compiled once, in the memory of a few batches."""
 
+import inspect
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -9,6 +10,7 @@ import jax
 import numpy as np
 
 from jrlrp.errors import ArgumentError
+from jrlrp.modules import as_it_is, is_module
 from jrlrp.rules.base import brief
 
 _AHEAD = 2  # batches that are computed while the results of those before are fetched
@@ -35,7 +37,7 @@ def in_batches(explain: Callable, *arrays: Any, batch_size: int = 64, progress: 
       ArgumentError: for arrays of other lengths than each other, or a result without one row for each example.
     """
     _require_function("in_batches", explain)
-    return computed(_jitted(explain), arrays, rows(batch_size, _length(arrays)), progress)
+    return computed(jitted(explain), arrays, rows(batch_size, _length(arrays)), progress)
 
 
 def computed(run: Callable, arrays: tuple[Any, ...], size: int, progress: str | bool = False) -> Any:
@@ -64,7 +66,7 @@ def stream(explain: Callable, iterable: Iterable, batch_size: int = 64) -> Itera
     """
     _require_function("stream", explain)
     size = rows(batch_size, batch_size)
-    return _results(_jitted(explain), _stacked(iterable, size), size)
+    return _results(jitted(explain), _stacked(iterable, size), size)
 
 
 def _stacked(iterable: Iterable, size: int) -> Iterator[tuple[int, tuple[Any, ...]]]:
@@ -125,8 +127,19 @@ def _length(arrays: Any) -> int:
     return lengths.pop() or 0
 
 
-def _jitted(explain: Callable) -> Callable:
-    return explain if isinstance(explain, (jax.stages.Wrapped, jax.stages.Compiled)) else jax.jit(explain)
+def jitted(explain: Callable) -> Callable:
+    """Return a function compiled; one that is a module of Flax NNX, or explains one, anew, as that may have changed."""
+    if isinstance(explain, (jax.stages.Wrapped, jax.stages.Compiled)):
+        return explain
+    inner = inspect.unwrap(explain)
+    if not is_module(getattr(inner, "__self__", inner), "flax"):
+        return jax.jit(explain)
+
+    def run(*arrays: Any) -> Any:
+        with as_it_is():
+            return explain(*arrays)
+
+    return jax.jit(run)
 
 
 def _require_function(name: str, explain: Any) -> None:

@@ -21,6 +21,7 @@ from jrlrp.graph.devices import parts_unknown
 from jrlrp.graph.graph import Graph
 from jrlrp.graph.nodes import Node, Opaque
 from jrlrp.interpret import Course, evaluate_rest, interpret, made_before
+from jrlrp.modules import with_names
 from jrlrp.primitives.register import declarations
 from jrlrp.probes import Probe
 from jrlrp.recognition.build import build
@@ -319,15 +320,19 @@ def trace_function(fun: Callable, args: Sequence[Any], kwargs: Mapping[str, Any]
       ArgumentError, TargetError: for arguments that cannot be explained, and a target that is not in the output.
     """
     indices = _indices(options.argnums, len(args))
-    leaves, in_tree = jax.tree.flatten(tuple(args[i] for i in indices))
-    names = _check_leaves(tuple(args[i] for i in indices), indices)
+    own_args = tuple(args[i] for i in indices)
+    names = _check_leaves(own_args, indices)
+    parted = jax.tree.map(lambda leaf: None if _is_left_out(leaf) else leaf, own_args)
+    leaves, in_tree = jax.tree.flatten(parted)
     trees: dict[str, Any] = {"aux": None}
+    function = with_names(fun)
 
     def flat(*leaves):
         arguments = list(args)
-        for i, arg in zip(indices, jax.tree.unflatten(in_tree, leaves), strict=True):
-            arguments[i] = arg
-        out, aux = _parted(fun(*arguments, **kwargs), options.has_aux)
+        given = iter(leaves)
+        for i, arg in zip(indices, own_args, strict=True):
+            arguments[i] = jax.tree.map(lambda leaf: leaf if _is_left_out(leaf) else next(given), arg)
+        out, aux = _parted(_called(function, arguments, kwargs), options.has_aux)
         out_leaves, trees["out"] = jax.tree.flatten(out)
         aux_leaves, aux_tree = jax.tree.flatten(aux)
         if options.has_aux:
@@ -353,6 +358,19 @@ def trace_function(fun: Callable, args: Sequence[Any], kwargs: Mapping[str, Any]
     if options.target is not None:
         options.target.check(graph.outputs, per_example=_is_per_example(graph, own))
     return Traced(graph, names, options, leaves, in_tree, trees["out"], trees["aux"])
+
+
+def _called(fun: Callable, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    try:
+        return fun(*args, **kwargs)
+    except Exception as error:
+        if type(error).__name__ == "TraceContextError":  # Flax NNX's, when a module changes itself
+            error.add_note(
+                "jrlrp: the module changes itself while it is explained: call model.eval() first, so that dropout and "
+                "batch statistics stay as they are; or explain a copy, which is made within the function: lambda x: "
+                "nnx.merge(*nnx.split(model), copy=True)(x)."
+            )
+        raise
 
 
 def _parted(out: Any, has_aux: bool) -> tuple[Any, Any]:
@@ -399,13 +417,25 @@ def _check_leaves(arguments: tuple[Any, ...], indices: Sequence[int]) -> tuple[s
                     f"{name} is {leaf!r} of type {type(leaf).__name__}, which JAX cannot trace; pass arrays, or leave "
                     "the argument out of argnums."
                 )
-            if not (jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)):
+            if jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer):
+                names.append(name)
+            elif not _is_left_out(leaf):
                 raise ArgumentError(
                     f"{name} has dtype {dtype}; relevance is for real floating-point inputs and integer ids. Leave the "
                     "argument out of argnums, or close over it."
                 )
-            names.append(name)
+    if not names and (leaves := jax.tree.leaves(arguments)):
+        raise ArgumentError(
+            f"argument {indices[0]} has dtype {_dtype(leaves[0])}; booleans and random keys have no relevance: "
+            "expected floating-point inputs or integer ids among what is explained."
+        )
     return tuple(names)
+
+
+def _is_left_out(leaf: Any) -> bool:
+    """Tell whether a leaf has no relevance, and is none of what is explained: booleans, such as masks, and keys."""
+    dtype = _dtype(leaf)
+    return dtype is not None and (dtype == np.bool_ or jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key))
 
 
 def _dtype(leaf: Any) -> Any:

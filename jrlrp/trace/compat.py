@@ -108,6 +108,8 @@ def _primitives(jaxpr: Any) -> Iterator[Any]:
 
 _OWN = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _INSTALLED = ("site-packages", "dist-packages", os.path.dirname(os.__file__))
+_TYPED = ("<stdin>", "<string>")
+_JAX = ("jax/", "functools.py", "contextlib.py")  # what lies between a package and its equations
 
 _TRANSFORM = re.compile(r"\b\w+\(([^()]*)\)")
 
@@ -274,19 +276,23 @@ def path_of(eqn: Any) -> str:
 def source_of(eqn: Any) -> str:
     """Return "file:line (function)" of the user's line that made the equation; empty inside JAX's own functions.
 
-    The user's line is the innermost one outside installed packages; failing that, the innermost outside JAX. In a
-    notebook the file is a cell, "In[3]".
+    The user's line is the innermost one outside installed packages. Where a package made the equation in between, its
+    line comes after: "model.py:12 (Net.__call__), in flax/nnx/nn/linear.py:422 (Linear.__call__)". In a notebook the
+    file is a cell, "In[3]".
     """
-    traceback = eqn.source_info.traceback
+    traceback, inside = eqn.source_info.traceback, ""
     for frame in traceback.frames if traceback is not None else ():
         name = frame.file_name
-        if name.startswith(_OWN) or any(part in name for part in _INSTALLED):
+        if name.startswith(_OWN) or not (".py" in name or name in _TYPED or _cell(name)):
             continue
-        file = _cell(name) or (_shortened(name) if ".py" in name else None)
-        if file is not None:
-            return f"{file}:{frame.line_num} ({frame.function_name.rpartition('.<locals>.')[2]})"
+        line = f"{frame.line_num} ({frame.function_name.rpartition('.<locals>.')[2]})"
+        package = next((name.rpartition(f"{part}/")[2] for part in _INSTALLED if part in name), None)
+        if package is None:
+            return f"{_cell(name) or _shortened(name)}:{line}" + (inside and f", in {inside}")
+        if not (inside or package.startswith(_JAX)):
+            inside = f"{package}:{line}"
     summary = source_info_util.summarize(eqn.source_info)
-    return "" if "unknown" in summary or ":" not in summary or summary.startswith(_OWN) else summary
+    return inside or ("" if "unknown" in summary or ":" not in summary or summary.startswith(_OWN) else summary)
 
 
 def _cell(name: str) -> str | None:
@@ -342,10 +348,12 @@ def with_params(eqn: Any, params: dict[str, Any]) -> Any:
 
 
 def known(value: Any, limit: int) -> np.ndarray | None:
-    """Return an array of at most so many entries as numbers, None if it is traced, larger, or not all here."""
+    """Return an array of at most so many entries as numbers, None if it is traced, larger, of keys, or not all here."""
     if not isinstance(value, (np.ndarray, jax.Array)) or isinstance(value, jax.core.Tracer) or value.size > limit:
         return None
     if isinstance(value, jax.Array) and not value.is_fully_addressable:
+        return None
+    if jax.dtypes.issubdtype(value.dtype, jax.dtypes.extended):
         return None
     with jax.transfer_guard("allow"):
         return np.asarray(value)
