@@ -35,6 +35,11 @@ def in_batches(explain: Callable, *arrays: Any, batch_size: int = 64, progress: 
 
     Raises:
       ArgumentError: for arrays of other lengths than each other, or a result without one row for each example.
+
+    Example:
+      >>> images = np.ones((1000, 8), np.float32)
+      >>> jrlrp.in_batches(jrlrp.relevance(lambda x: x @ jnp.ones((8, 3))), images, batch_size=256).shape
+      (1000, 8)
     """
     _require_function("in_batches", explain)
     return computed(jitted(explain), arrays, rows(batch_size, _length(arrays)), progress)
@@ -63,6 +68,11 @@ def stream(explain: Callable, iterable: Iterable, batch_size: int = 64) -> Itera
 
     Raises:
       ArgumentError: for a result without one row for each example.
+
+    Example:
+      >>> explain = jrlrp.relevance(lambda x: x @ jnp.ones((8, 3)))
+      >>> [R.shape for R in jrlrp.stream(explain, (np.ones(8) for _ in range(10)), batch_size=4)]
+      [(4, 8), (4, 8), (2, 8)]
     """
     _require_function("stream", explain)
     size = rows(batch_size, batch_size)

@@ -33,6 +33,11 @@ def named(module: Any) -> Any:
 
     Raises:
       ArgumentError: for anything else. Linen and Haiku name their modules themselves.
+
+    Example:
+      >>> net = eqx.nn.MLP(4, 3, 8, 1, key=jax.random.key(0))
+      >>> [node.name for node in jrlrp.plan(jax.vmap(jrlrp.named(net)), jnp.ones((2, 4))).nodes]
+      ['layers/0', 'activation', 'layers/1']
     """
     if not is_module(module):
         raise ArgumentError(

@@ -48,6 +48,10 @@ def heatmaps(
 
     Raises:
       ArgumentError: for arrays whose shapes do not go together.
+
+    Example:
+      >>> figure = plot.heatmaps({"default": np.eye(8)[None]}, images=np.ones((1, 8, 8, 3)), titles=["an image"])
+      >>> figure.savefig("map.png")  # doctest: +SKIP
     """
     rows = {name: as_maps(maps, "heatmaps") for name, maps in as_named(relevance).items()}
     pictures = None if images is None else as_pictures(images, "heatmaps")

@@ -65,6 +65,12 @@ def attribute(
 
     Raises:
       ArgumentError: for wrong options, a store that has another run, or an item that cannot be read.
+
+    Example:
+      >>> explain = jrlrp.value_and_relevance(lambda x: x @ jnp.ones((8, 3)))
+      >>> run = runs.attribute(explain, np.ones((100, 8), np.float32), store, batch_size=32, progress=False)
+      >>> run.relevance.shape, run.value[:2].shape, run.is_complete
+      ((100, 8), (2, 3), True)
     """
     reductions, size = dict(reductions or {}), rows(batch_size, batch_size)
     part, parts = _process(process)
