@@ -164,7 +164,7 @@ def _inside(module: Any) -> Iterator[None]:
 def _scoped(kind: Any) -> Any:
     """Return a module's class whose calls are under the module's path."""
     plain: Any = kind.__call__
-    if plain.__module__.startswith("equinox.") and getattr(plain, "__code__", None) is _SCOPED:
+    if (plain.__module__ or "").startswith("equinox.") and getattr(plain, "__code__", None) is _SCOPED:
         plain = plain.__wrapped__  # Equinox's own layers are in a scope that names their class, not their place
 
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
