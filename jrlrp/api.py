@@ -285,8 +285,8 @@ def audit(
 
     Σ R of the output = Σ R of the explained inputs + Σ over nodes of what each absorbed: by biases, by stabilisers, and
     by its rule otherwise (blocked paths, values that no explained input has a part in, κ of R-LRP), or by a condition.
-    With `start`, the relevance that begins at nodes is added to the left. Examples whose score is NaN have no books: they
-    are left out of them, and `unknown` counts them.
+    With `start`, the relevance that begins at nodes is added to the left. An example whose score is NaN has a map of
+    NaN and no part in these sums; `unknown` counts such scores.
 
     Args:
       fun, argnums, rules, target, has_aux, conditions, start, unknown, primitives: as for `relevance`.
@@ -316,5 +316,5 @@ def audit(
     given = jax.tree.map(known, initial, passed.value)
     if traced.as_ratio:
         initial = jax.tree.map(of_ratio, initial, passed.out)
-    amounts = [jax.tree.leaves(initial), jax.tree.leaves(shares), list(passed.seeds.values())]
-    return make_audit(traced.graph, passed.rules, measured, *amounts, jax.tree.leaves(given))
+    begun, leaves = list(passed.seeds.values()), jax.tree.leaves
+    return make_audit(traced.graph, passed.rules, measured, leaves(initial), leaves(shares), begun, leaves(given))

@@ -293,7 +293,9 @@ def _audit_lines(audit: Audit) -> list[str]:
         total += f" + {number(audit.ended)} that depends on no explained input"
     lines = [*_table([head, *rows], "<<<" + ">" * 6), total]
     if audit.unknown:
-        lines.append(f"{audit.unknown} of the scores are NaN: so are the maps of their examples, which nothing here counts")
+        lines.append(
+            f"NaN: {audit.unknown} of the scores, and so the maps of their examples, which nothing here counts"
+        )
     if rows:
         loss, rise = int(np.argmax(np.abs(audit.absorbed))), int(np.argmax(audit.growth))
         lines.append(f"most is absorbed at {_place(audit, loss)}: {audit.absorbed[loss]:.4g}")

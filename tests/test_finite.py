@@ -136,7 +136,7 @@ def test_the_map_of_a_score_that_is_nan_is_nan_and_an_audit_says_so(rules, compi
     audit = maybe_jit(lambda *args: jrlrp.audit(attention, *args, rules=rules))(x, mask)
     assert audit.unknown == 1 and abs(audit.gap) < 1e-12 and np.isfinite(audit.received).all()
     np.testing.assert_allclose(audit.inputs, r[::2].sum(), rtol=1e-12)
-    assert "1 of the scores are NaN: so are the maps of their examples" in str(audit)
+    assert "NaN: 1 of the scores, and so the maps of their examples" in str(audit)
     alone = maybe_jit(lambda *args: jrlrp.audit(attention, *args, rules=rules))(x[::2], mask[::2])
     assert alone.unknown == 0 and "NaN" not in str(alone)
 
@@ -149,4 +149,4 @@ def test_an_audit_of_examples_of_which_it_is_not_known_which_is_nan():
     assert (audit.unknown, audit.output, audit.inputs, audit.gap) == (1, 3, 3, 0)
     scores = jax.vmap(lambda x: jrlrp.audit(lambda x: x @ jnp.ones((3, 2)), x))(x)
     np.testing.assert_array_equal(scores.unknown, [0, 1])
-    assert "1 of the scores are NaN" in str(scores)
+    assert "NaN: 1 of the scores" in str(scores)

@@ -7,7 +7,7 @@ the patches, of the highest score; the vision transformer's patches are CP-LRP's
 import importlib
 import sys
 
-import nets
+import compared
 import numpy as np
 import torch
 from lxt.efficient import monkey_patch
@@ -15,14 +15,14 @@ from torchvision.models import vision_transformer
 
 
 def main(name: str, attention: str, path: str) -> None:
-    module = nets.transformer(name, attention)
-    called, x = nets.explained_input(module, name)
+    module = compared.transformer(name, attention)
+    called, x = compared.explained_input(module, name)
     own = vision_transformer if name == "vit" else importlib.import_module(type(module).__module__)
     monkey_patch(own)
     found = {}
     for dtype in (torch.float64, torch.float32):
         leaf = x.to(dtype).requires_grad_()
-        scores = nets.read(module.to(dtype)(**{called: leaf}))
+        scores = compared.read(module.to(dtype)(**{called: leaf}))
         scores.amax(-1).sum().backward()
         found[f"{dtype}/scores"] = scores.detach().numpy()
         found[f"{dtype}/relevance"] = (leaf * leaf.grad).detach().numpy()

@@ -14,8 +14,7 @@ from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 
-HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent)]
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from compiling import xla_flags
 
@@ -27,12 +26,12 @@ import numpy as np
 import pytest
 import torch
 import vision
-from models import gradient_times_input, in_jax
+from modules import gradient_times_input, in_jax
 
 import jrlrp
 
 ROOMS = {"torchvision": vision, "transformers": hugging_face}
-TABLE = HERE / "coverage.md"
+TABLE = Path(__file__).with_name("coverage.md")
 HEAD = """# Torch modules
 
 `make test-torch` writes this table: modules of torchvision 0.26.0 and transformers 5.24, their numbers random and in
@@ -40,7 +39,7 @@ float64, through torchax 0.0.13, explained by `default()` for their highest scor
 transformers' are small; of blocks that repeat there are two, and what is the same module then is one row. The least
 number of layers is two. Nothing is unsupported in any of them. Gap is what neither reached the inputs nor is known to
 have been absorbed, in parts of the largest Σ|R| of a node; gradient is how far `gradient_times_input()` is from torch's
-own, in parts of the largest Σ|x ∂score/∂x| of an entry; the seconds are mostly compilation, beside another such process.
+own, in parts of the largest Σ|x ∂score/∂x| of an entry; the seconds are mostly compilation, of two models at a time.
 """
 CLOSED, EXACT = 1e-5, 1e-5
 

@@ -14,18 +14,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent)]
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from compiling import xla_flags
 
 os.environ["XLA_FLAGS"] = xla_flags()
 
+import compared
 import jax
 import ml_dtypes
-import nets
 import numpy as np
-import pytest
 import torch
 import torchax
 
@@ -40,7 +38,7 @@ ZENNIT = {
     "EpsilonAlpha2Beta1Flat": jrlrp.epsilon_alpha2_beta1_flat,
     "ExcitationBackprop": jrlrp.excitation_backprop,
 }
-MODULES = (*nets.TRANSFORMERS, "vit")
+MODULES = (*compared.TRANSFORMERS, "vit")
 
 
 def explained(module: torch.nn.Module, x: torch.Tensor, rules: jrlrp.Composite, dtype: str, called: str) -> np.ndarray:
@@ -49,7 +47,7 @@ def explained(module: torch.nn.Module, x: torch.Tensor, rules: jrlrp.Composite, 
         params, call = torchax.extract_jax(module.to(DTYPES[dtype]))
 
         def scores(params: Any, x: Any) -> Any:
-            return nets.read(call(params, (), {called: x}))
+            return compared.read(call(params, (), {called: x}))
 
         explain = jax.jit(jrlrp.relevance(scores, argnums=1, rules=rules))
         given = x.numpy().astype({"bfloat16": ml_dtypes.bfloat16}.get(dtype, dtype))
@@ -73,7 +71,7 @@ def lost(found: np.ndarray, expected: np.ndarray) -> float:
 
 @cache
 def convolutional(name: str) -> tuple[torch.nn.Module, torch.Tensor]:
-    return nets.convolutional(name)
+    return compared.convolutional(name)
 
 
 def zennit_map(name: str, composite: str, dtype: str) -> np.ndarray:
@@ -107,19 +105,73 @@ def lxt_maps(name: str, attention: str) -> dict[str, np.ndarray]:
     """Return LXT's relevance and scores, which another process makes."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "maps.npz"
-        subprocess.run([sys.executable, HERE / "lxt_maps.py", name, attention, path], check=True)
+        subprocess.run([sys.executable, Path(__file__).with_name("lxt_maps.py"), name, attention, path], check=True)
         return dict(np.load(path))
 
 
 def beside_lxt(name: str, attention: str) -> dict[str, float]:
-    """Return what `beside_zennit` does, of LXT; and that bfloat16 loses for gradient × input, which says how much it can."""
-    module = nets.transformer(name, attention)
-    called, x = nets.explained_input(module, name)
+    """Return what `beside_zennit` does, of LXT."""
+    module = compared.transformer(name, attention)
+    called, x = compared.explained_input(module, name)
     golden = lxt_maps(name, attention)
     with torch.no_grad():
-        scores = nets.read(module(**{called: x})).numpy()
+        scores = compared.read(module(**{called: x})).numpy()
     np.testing.assert_allclose(scores, golden["torch.float64/scores"], atol=1e-6)
     rules = jrlrp.cp_lrp() if name == "vit" else jrlrp.attn_lrp()
     maps = {dtype: explained(module, x, rules, dtype, called) for dtype in DTYPES}
     found = {dtype: apart(maps[dtype], golden[f"torch.{dtype}/relevance"]) for dtype in ("float64", "float32")}
     return {**found, "bfloat16": lost(maps["bfloat16"], maps["float32"])}
+
+
+CASES: dict[str, dict[tuple[str, str], Callable]] = {
+    "zennit": {(name, preset): beside_zennit for name in compared.CONVOLUTIONAL for preset in ZENNIT},
+    "lxt": {(name, attention): beside_lxt for name in MODULES for attention in ("eager", "sdpa")},
+}
+
+
+def is_there(peer: str, name: str, attention: str) -> bool:
+    """Say whether a peer is installed, and explains this module."""
+    if find_spec(peer) is None:
+        return False
+    return peer != "lxt" or not (
+        (name == "qwen3_moe" and find_spec("lxt.efficient.models.qwen3_moe") is None)  # newer than the release
+        or (name == "bert" and attention == "sdpa")  # its patch puts a module with eager attention in the place
+        or (name == "vit" and attention == "sdpa")  # torchvision's has the one that it has
+    )
+
+
+def bound(peer: str, name: str, dtype: str) -> float:
+    """Return how far apart maps may be."""
+    if dtype == "bfloat16":
+        return 0.05
+    rounds = peer == "lxt" and name not in ("gpt2", "bert", "vit")  # RMS norms and rotary angles are in float32
+    return 1e-6 if dtype == "float64" and not rounds else 1e-4 if dtype == "float32" else 1e-5
+
+
+def pytest_generate_tests(metafunc):
+    pairs = [(peer, *case) for peer, cases in CASES.items() for case in cases if is_there(peer, *case)]
+    metafunc.parametrize(("peer", "name", "case"), pairs)
+
+
+def test_relevance_is_the_peers(peer, name, case):
+    for dtype, deviation in CASES[peer][name, case](name, case).items():
+        assert deviation <= bound(peer, name, dtype), f"{dtype}: {deviation:.1e}"
+
+
+def main(peer: str) -> int:
+    """Print a row for each module that a peer explains; return how many deviate by more than they may."""
+    packages = ", ".join(f"{package} {version(package)}" for package in (peer, "torch", "torchvision", "transformers"))
+    print(f"{packages}\n\n| module | {peer} | float64 | float32 | bfloat16, of float32 |\n|---|---|---|---|---|")
+    failed = 0
+    for (name, case), compare in CASES[peer].items():
+        if is_there(peer, name, case):
+            found = compare(name, case)
+            far = any(deviation > bound(peer, name, dtype) for dtype, deviation in found.items())
+            failed += far
+            numbers = " | ".join(f"{deviation:.1e}" for deviation in found.values())
+            print(f"| {name} | {case} | {numbers} |{' too far' if far else ''}", flush=True)
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

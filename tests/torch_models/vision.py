@@ -13,7 +13,7 @@ from unittest import mock
 
 import torch
 import torchvision
-from models import Model, normal, randomise
+from modules import Model, normal, randomise
 from torch import nn
 
 VIDEOS = ("mc3", "mvit", "r2plus1d", "r3d", "s3d", "swin3d")
@@ -24,13 +24,17 @@ LEFT_OUT = {
     "raft_*": "no scores: it says where pixels move",
 }
 DENSE = {"densenet121": (32, 64), "densenet161": (48, 96), "densenet169": (32, 64), "densenet201": (32, 64)}
-SIZES = {"alexnet": 96, "inception": 96, "maxvit": 224, "mvit": 224, "vit_h": 56}  # of images, the least that they take; or 64
+SIZES = {
+    "alexnet": 96,
+    "inception": 96,
+    "maxvit": 224,
+    "mvit": 224,
+    "vit_h": 56,
+}  # of images; or 64
 FRAMES = {"mvit": 16, "s3d": 16}  # or 8
 
 NAMES = tuple(
-    name
-    for name in torchvision.models.list_models()
-    if not any(fnmatch(name, pattern) for pattern in LEFT_OUT)
+    name for name in torchvision.models.list_models() if not any(fnmatch(name, pattern) for pattern in LEFT_OUT)
 )
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 import torchvision
-from models import VOCABULARY, normal, randomise
+from modules import VOCABULARY, normal, randomise
 from torch import nn
 
 LENGTH = 6
