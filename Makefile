@@ -3,12 +3,13 @@ PYTHON ?= python3
 VENV := .venv$(if $(filter-out python3,$(PYTHON)),-$(notdir $(PYTHON)))
 RUN := $(VENV)/bin/python
 PEERS := $(VENV)-peers
+TORCH := $(VENV)-torch
 NEWEST := .venv-newest
 NEWEST_PYTHON = $(shell pyenv versions --bare 2>/dev/null | grep -E '^3\.1[23]\.' | sort -V | head -n 1)
 FAST := tests/trace tests/analyses tests/composites tests/rules/test_attention.py tests/rules/test_structure.py \
     tests/test_api.py tests/test_control.py
 
-.PHONY: demo test test-newest fuzz test-models notebooks lint bench parity clean
+.PHONY: demo test test-newest fuzz test-models test-torch notebooks lint bench parity clean
 
 demo: $(VENV)/.demo
 	$(RUN) examples/explain_photo.py --rules default,relative,epsilon_plus --output out/photo.png
@@ -34,6 +35,16 @@ fuzz: $(VENV)/.test
 test-models: $(VENV)/.models
 	JAX_PLATFORMS=cpu $(RUN) tests/models/test_zoo.py $(ARGS)
 	JAX_PLATFORMS=cpu $(RUN) -m pytest -n 2 -m slow -k 'recurrent or large' tests/models
+
+# Explains torch modules through torchax, writes a table of them, tests/torch_models/coverage.md, and compares with zennit
+# and LXT on the same modules. Of LXT's newer code, which is no package (Qwen3-MoE), with LXT_CODE=FOLDER.
+test-torch: $(TORCH)/.torch
+	JAX_PLATFORMS=cpu $(TORCH)/bin/python tests/torch_models/test_coverage.py $(ARGS)
+	JAX_PLATFORMS=cpu $(TORCH)/bin/python -m pytest -k 'not is_explained' tests/torch_models/test_coverage.py
+	JAX_PLATFORMS=cpu $(TORCH)/bin/python tests/torch_models/test_parity.py zennit
+	JAX_PLATFORMS=cpu PYTHONPATH=$(TORCH)/lxt $(TORCH)/bin/python tests/torch_models/test_parity.py lxt
+	$(if $(LXT_CODE),JAX_PLATFORMS=cpu PYTHONPATH=$(LXT_CODE) $(TORCH)/bin/python tests/torch_models/test_parity.py lxt)
+	JAX_PLATFORMS=cpu $(TORCH)/bin/python examples/explain_torch.py
 
 # Runs the notebooks in place: what they show is committed with them.
 notebooks: $(VENV)/.test
@@ -85,6 +96,15 @@ $(PEERS)/.peers:
 	    packaging tabulate tqdm scipy scikit-image scikit-learn pandas opencv-python-headless
 	$(PEERS)/bin/python -m pip install --quiet --no-deps zennit==0.5.1 captum==0.9.0 lxt==2.1 quantus==0.6.0 \
 	    zennit-crp==0.6.0
+	touch $@
+
+# LXT's release knows transformers 4.52 alone; that and what it needs lie in a folder that only its comparison sees.
+$(TORCH)/.torch: pyproject.toml
+	test -x $(TORCH)/bin/python || $(PYTHON) -m venv $(TORCH)
+	$(TORCH)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[torch]'
+	$(TORCH)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps zennit==0.5.1
+	$(TORCH)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(TORCH)/lxt \
+	    lxt==2.1 transformers==4.52.4 huggingface-hub==0.36.2 tokenizers==0.21.4 tabulate==0.10.0
 	touch $@
 
 clean:

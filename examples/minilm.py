@@ -119,22 +119,29 @@ def tokenize(text: str, pieces: Tokenizer) -> Tokens:
 
 def load(splits: dict[str, list[Review]], retrain: bool = False) -> Reader:
     """Return the model with a head that was trained now or before."""
-    body, pieces = pretrained(), tokenizer()
-
-    def embeddings(reviews: Sequence[Review]) -> np.ndarray:
-        tokens = [tokenize(review.text, pieces) for review in reviews]
-        return np.stack(in_batches(partial(MiniLM().apply, {"params": body}), tokens, "reading reviews with MiniLM"))
-
-    def make() -> dict[str, Any]:
-        chosen = np.random.default_rng(0).permutation(len(splits["train"]))[:EXAMPLES]
-        chosen = [splits["train"][k] for k in chosen]
-        head = train_head(embeddings(chosen), np.array([review.label for review in chosen]))
-        right = accuracy(embeddings(splits["test"]) @ head["kernel"] + head["bias"], splits["test"])
-        return {"head": head, "accuracy": right}
-
-    found = keep("review-minilm-head.msgpack", make, anew=retrain)
+    body, pieces, found = pretrained(), tokenizer(), head(splits, retrain)
     logits = partial(ReviewMiniLM(MiniLM()).apply, {"params": {"body": body, "head": found["head"]}})
     return Reader(logits, lambda text: tokenize(text, pieces), found["accuracy"])
+
+
+def head(splits: dict[str, list[Review]], retrain: bool = False) -> dict[str, Any]:
+    """Return the head's parameters, "head", trained now or before, and its "accuracy" on the test reviews."""
+
+    def make() -> dict[str, Any]:
+        body, pieces = pretrained(), tokenizer()
+
+        def embeddings(reviews: Sequence[Review]) -> np.ndarray:
+            read = partial(MiniLM().apply, {"params": body})
+            tokens = [tokenize(review.text, pieces) for review in reviews]
+            return np.stack(in_batches(read, tokens, "reading reviews with MiniLM"))
+
+        chosen = np.random.default_rng(0).permutation(len(splits["train"]))[:EXAMPLES]
+        chosen = [splits["train"][k] for k in chosen]
+        made = train_head(embeddings(chosen), np.array([review.label for review in chosen]))
+        right = accuracy(embeddings(splits["test"]) @ made["kernel"] + made["bias"], splits["test"])
+        return {"head": made, "accuracy": right}
+
+    return keep("review-minilm-head.msgpack", make, anew=retrain)
 
 
 def train_head(features: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:

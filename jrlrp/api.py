@@ -18,7 +18,7 @@ from jrlrp.report import Audit, Plan, make_audit, make_plan
 from jrlrp.rules.base import Rule, brief
 from jrlrp.rules.ratio import of_ratio
 from jrlrp.target import as_target, matching
-from jrlrp.transform import options, trace_function
+from jrlrp.transform import known, options, trace_function
 
 
 def value_and_relevance(
@@ -310,7 +310,8 @@ def audit(
 
     Σ R of the output = Σ R of the explained inputs + Σ over nodes of what each absorbed: by biases, by stabilisers, and
     by its rule otherwise (blocked paths, values that no explained input has a part in, κ of R-LRP), or by a condition.
-    With `start`, the relevance that begins at nodes is added to the left.
+    With `start`, the relevance that begins at nodes is added to the left. An example whose score is NaN has a map of
+    NaN and no part in these sums; `unknown` counts such scores.
 
     Args:
       fun, argnums, rules, target, has_aux, conditions, start, unknown, primitives: as for `relevance`.
@@ -341,8 +342,9 @@ def audit(
     traced = trace_function(fun, args, kwargs, chosen)
     passed = traced.explain(auditing(traced.graph))
     initial = traced.initial(passed.out)
-    shares, measured = passed.propagate(initial)
+    shares, measured = passed.propagate(initial, marked=False)
+    given = jax.tree.map(known, initial, passed.value)
     if traced.as_ratio:
         initial = jax.tree.map(of_ratio, initial, passed.out)
-    begun = list(passed.seeds.values())
-    return make_audit(traced.graph, passed.rules, measured, jax.tree.leaves(initial), jax.tree.leaves(shares), begun)
+    begun, leaves = list(passed.seeds.values()), jax.tree.leaves
+    return make_audit(traced.graph, passed.rules, measured, leaves(initial), leaves(shares), begun, leaves(given))

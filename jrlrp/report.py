@@ -150,7 +150,7 @@ def _plan_node(node: Node, name: str, rule: Rule | None, fault: str | None) -> P
 
 
 _STATIC = ["names", "kinds", "rules", "sources"]
-_TOTALS = ["output", "started", "inputs", "ended"]
+_TOTALS = ["output", "started", "inputs", "ended", "unknown"]
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=[*AMOUNTS, *_TOTALS], meta_fields=_STATIC)
@@ -169,6 +169,8 @@ class Audit:
       output, started, inputs: Σ R that the output began with, that began at nodes (`start`), and that reached the
         explained inputs.
       ended: what of the former began where the output depends on no explained input.
+      unknown: how many of the explained scores, and of the relevances that began at nodes, are NaN. The maps of their
+        examples are NaN, and no other number here counts them.
     """
 
     names: tuple[str, ...]
@@ -186,6 +188,7 @@ class Audit:
     started: Any
     inputs: Any
     ended: Any
+    unknown: Any
 
     @property
     def absorbed(self) -> Any:
@@ -229,9 +232,15 @@ def make_audit(
     measured: Mapping[Node, Any],
     initial: Sequence[Any],
     shares: Sequence[Any],
-    begun: Sequence[Any] = (),
+    begun: Sequence[Any],
+    given: Sequence[Any],
 ) -> Audit:
-    """Return the audit of a graph from what its probes measured."""
+    """Return the audit of a graph from what its probes measured.
+
+    Args:
+      initial, shares, begun: relevance of the outputs and of the explained inputs, and what began at nodes.
+      given: what the outputs were given, NaN where their value is.
+    """
     nodes = list(measured)
     parts = {node: jax.tree.leaves(found) for node, found in measured.items()}
     widest = [jnp.result_type(v) for v in (*(part for found in parts.values() for part in found), *initial)]
@@ -249,11 +258,13 @@ def make_audit(
         started=_sum(begun, dtype),
         inputs=_sum(shares, dtype),
         ended=_sum([r for r, v in zip(initial, graph.outputs, strict=True) if v in graph.unmade], dtype),
+        unknown=sum((jnp.sum(jnp.isnan(r)) for r in (*given, *begun)), jnp.zeros((), jnp.int32)),
     )
 
 
 def _sum(relevances: Sequence[Any], dtype: Any) -> Any:
-    return sum((jnp.sum(r.astype(dtype)) for r in relevances), jnp.zeros((), dtype))
+    """Return the sum of all relevance that is known."""
+    return sum((jnp.nansum(r.astype(dtype)) for r in relevances), jnp.zeros((), dtype))
 
 
 _THOUSANDFOLD = 1000
@@ -281,6 +292,10 @@ def _audit_lines(audit: Audit) -> list[str]:
     if abs(audit.ended) > noise:
         total += f" + {number(audit.ended)} that depends on no explained input"
     lines = [*_table([head, *rows], "<<<" + ">" * 6), total]
+    if audit.unknown:
+        lines.append(
+            f"NaN: {audit.unknown} of the scores, and so the maps of their examples, which nothing here counts"
+        )
     if rows:
         loss, rise = int(np.argmax(np.abs(audit.absorbed))), int(np.argmax(audit.growth))
         lines.append(f"most is absorbed at {_place(audit, loss)}: {audit.absorbed[loss]:.4g}")

@@ -88,7 +88,8 @@ class Explained:
       rules: the rule of each node; one without has JAX's transpose for it.
       shown: the outputs of the nodes that were to be shown.
       seeds: the relevance that begins at nodes.
-      propagate: takes relevance of `out` to that of the explained arguments, and what the probes measured.
+      propagate: takes relevance of `out` to that of the explained arguments, and what the probes measured. Where an
+        example was given NaN, its relevance is NaN; with `marked=False`, 0.
     """
 
     out: Any
@@ -97,7 +98,7 @@ class Explained:
     rules: Mapping[Node, Rule]
     shown: Mapping[Node, tuple[Any, ...]]
     seeds: Mapping[Node, Any]
-    propagate: Callable[[Any], tuple[tuple[Any, ...], dict[Node, Any]]]
+    propagate: Callable[..., tuple[tuple[Any, ...], dict[Node, Any]]]
 
 
 @dataclass(frozen=True)
@@ -133,8 +134,8 @@ def own_arithmetic(fun: Callable) -> Callable:
     return run
 
 
-def _known(relevance: Any, value: Any) -> Any:
-    """Return the relevance that an output is given, NaN where the output's value is."""
+def known(relevance: Any, value: Any) -> Any:
+    """Return the relevance that an output is given, or its ratio to it, NaN where the output's value is."""
     none = jnp.isnan(value) if value.shape == relevance.shape else jnp.isnan(value).any()
     return jnp.where(none & (relevance != 0), jnp.nan, relevance)
 
@@ -266,11 +267,13 @@ class Traced:
         aux = None if self.aux_tree is None else jax.tree.unflatten(self.aux_tree, rest[count:])
 
         @own_arithmetic
-        def propagate(relevance):
-            given = [_known(r, v) for r, v in zip(jax.tree.leaves(relevance), rest[:count], strict=True)]
+        def propagate(relevance, marked=True):
+            given = [known(r, v) for r, v in zip(jax.tree.leaves(relevance), rest[:count], strict=True)]
             shares, measured = pull(([jnp.where(jnp.isnan(r), 0, r) for r in given], begun))
-            unknown = self._unknown([*zip(graph.outputs, given, strict=True), *self._by_turn(seeds)])
-            shares = [saturate(r, r.dtype) + nothing for r, nothing in zip(shares, unknown, strict=True)]
+            shares = [saturate(r, r.dtype) for r in shares]
+            if marked:
+                unknown = self._unknown([*zip(graph.outputs, given, strict=True), *self._by_turn(seeds)])
+                shares = [r + nothing for r, nothing in zip(shares, unknown, strict=True)]
             return jax.tree.unflatten(self.in_tree, shares), dict(zip(probes, measured, strict=True))
 
         return Explained(jax.tree.unflatten(self.out_tree, outputs), value, aux, rules, shown, seeds, propagate)

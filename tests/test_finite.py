@@ -116,3 +116,37 @@ def test_derivatives_of_relevance_are_finite_where_units_are_dead(rules):
     with jax.enable_x64(False):
         for x in (jnp.asarray(X[0, 0], jnp.float32), jnp.zeros((2, 2), jnp.float32), -jnp.ones((2, 2), jnp.float32)):
             assert np.isfinite(slope(x)).all()
+
+
+def attention(x, mask):
+    """An attention in which a row that is masked out whole is 0 / 0, as `sdpa` has it in some libraries."""
+    z = jnp.where(mask[:, None, :], x @ jnp.swapaxes(x, 1, 2), -jnp.inf)
+    return (jax.nn.softmax(z, -1) @ x)[:, -1]
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("rules", [None, jrlrp.attn_lrp(), jrlrp.epsilon(), jrlrp.gradient_times_input()])
+def test_the_map_of_a_score_that_is_nan_is_nan_and_an_audit_says_so(rules, compiled):
+    x = np.random.default_rng(0).normal(size=(3, 4, 2))
+    mask = np.arange(3)[:, None] != 1 + 0 * np.arange(4)
+    maybe_jit = jax.jit if compiled else lambda f: f
+    scores, r = maybe_jit(jrlrp.value_and_relevance(attention, rules=rules))(x, mask)
+    np.testing.assert_array_equal(np.isnan(scores).any(-1), [False, True, False])
+    np.testing.assert_array_equal(np.isnan(r), np.broadcast_to(~mask[:, :, None], r.shape))
+    audit = maybe_jit(lambda *args: jrlrp.audit(attention, *args, rules=rules))(x, mask)
+    assert audit.unknown == 1 and abs(audit.gap) < 1e-12 and np.isfinite(audit.received).all()
+    np.testing.assert_allclose(audit.inputs, r[::2].sum(), rtol=1e-12)
+    assert "NaN: 1 of the scores, and so the maps of their examples" in str(audit)
+    alone = maybe_jit(lambda *args: jrlrp.audit(attention, *args, rules=rules))(x[::2], mask[::2])
+    assert alone.unknown == 0 and "NaN" not in str(alone)
+
+
+def test_an_audit_of_examples_of_which_it_is_not_known_which_is_nan():
+    x = np.ones((2, 3)) * [[1.0], [np.nan]]
+    mixed = lambda x: jnp.stack([x[1] @ jnp.ones(3), x[0] @ jnp.ones(3)])[:, None]
+    assert np.isnan(jrlrp.relevance(mixed)(x)).all()
+    audit = jrlrp.audit(mixed, x)
+    assert (audit.unknown, audit.output, audit.inputs, audit.gap) == (1, 3, 3, 0)
+    scores = jax.vmap(lambda x: jrlrp.audit(lambda x: x @ jnp.ones((3, 2)), x))(x)
+    np.testing.assert_array_equal(scores.unknown, [0, 1])
+    assert "NaN: 1 of the scores" in str(scores)

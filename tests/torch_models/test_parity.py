@@ -1,0 +1,177 @@
+"""jrlrp beside zennit and LXT on the very same torch module, through torchax: in float64, float32 and bfloat16.
+
+`make test-torch` runs this file as a program, which prints how far apart the maps are.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import cache
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from compiling import xla_flags
+
+os.environ["XLA_FLAGS"] = xla_flags()
+
+import compared
+import jax
+import ml_dtypes
+import numpy as np
+import torch
+import torchax
+
+import jrlrp
+
+DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
+ZENNIT = {
+    "EpsilonPlus": jrlrp.epsilon_plus,
+    "EpsilonPlusFlat": jrlrp.epsilon_plus_flat,
+    "EpsilonGammaBox": lambda: jrlrp.epsilon_gamma_box(-4.0, 4.0),
+    "EpsilonAlpha2Beta1": jrlrp.epsilon_alpha2_beta1,
+    "EpsilonAlpha2Beta1Flat": jrlrp.epsilon_alpha2_beta1_flat,
+    "ExcitationBackprop": jrlrp.excitation_backprop,
+}
+MODULES = (*compared.TRANSFORMERS, "vit")
+
+
+def explained(module: torch.nn.Module, x: torch.Tensor, rules: jrlrp.Composite, dtype: str, called: str) -> np.ndarray:
+    """Return the relevance of an input for the highest scores, in float64."""
+    with jax.enable_x64(dtype == "float64"):
+        params, call = torchax.extract_jax(module.to(DTYPES[dtype]))
+
+        def scores(params: Any, x: Any) -> Any:
+            return compared.read(call(params, (), {called: x}))
+
+        explain = jax.jit(jrlrp.relevance(scores, argnums=1, rules=rules))
+        given = x.numpy().astype({"bfloat16": ml_dtypes.bfloat16}.get(dtype, dtype))
+        found = np.asarray(explain(params, given), np.float64)
+    module.double()
+    return found
+
+
+def apart(found: np.ndarray, expected: np.ndarray) -> float:
+    """Return the largest difference in parts of the largest entry."""
+    return float(np.abs(found - expected).max() / np.abs(expected).max())
+
+
+def lost(found: np.ndarray, expected: np.ndarray) -> float:
+    """Return the difference in parts of what is expected, root mean square."""
+    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+
+
+# --- zennit ---
+
+
+@cache
+def convolutional(name: str) -> tuple[torch.nn.Module, torch.Tensor]:
+    return compared.convolutional(name)
+
+
+def zennit_map(name: str, composite: str, dtype: str) -> np.ndarray:
+    """Return zennit's relevance, its batch norms folded and its sums modules."""
+    from zennit import composites, torchvision
+    from zennit.attribution import Gradient
+
+    module, x = convolutional(name)
+    folding = torchvision.ResNetCanonizer() if "resnet" in name else torchvision.VGGCanonizer()
+    bounds = {"low": -4.0, "high": 4.0} if "Box" in composite else {}
+    made = getattr(composites, composite)(canonizers=[folding], **bounds)
+    top = lambda out: torch.where(out == out.amax(1, keepdim=True), out, 0.0).detach()
+    with Gradient(module.to(DTYPES[dtype]), made) as attribution:
+        _, relevance = attribution(x.to(DTYPES[dtype]).requires_grad_(), top)
+    module.double()
+    return relevance.double().numpy()
+
+
+def beside_zennit(name: str, composite: str) -> dict[str, float]:
+    """Return how far from zennit the map is in float64 and float32, and how far in bfloat16 from that in float32."""
+    module, x = convolutional(name)
+    maps = {dtype: explained(module, x, ZENNIT[composite](), dtype, "x") for dtype in DTYPES}
+    found = {dtype: apart(maps[dtype], zennit_map(name, composite, dtype)) for dtype in ("float64", "float32")}
+    return {**found, "bfloat16": lost(maps["bfloat16"], maps["float32"])}
+
+
+# --- LXT ---
+
+
+def lxt_maps(name: str, attention: str) -> dict[str, np.ndarray]:
+    """Return LXT's relevance and scores, which another process makes."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "maps.npz"
+        subprocess.run([sys.executable, Path(__file__).with_name("lxt_maps.py"), name, attention, path], check=True)
+        return dict(np.load(path))
+
+
+def beside_lxt(name: str, attention: str) -> dict[str, float]:
+    """Return what `beside_zennit` does, of LXT."""
+    module = compared.transformer(name, attention)
+    called, x = compared.explained_input(module, name)
+    golden = lxt_maps(name, attention)
+    with torch.no_grad():
+        scores = compared.read(module(**{called: x})).numpy()
+    np.testing.assert_allclose(scores, golden["torch.float64/scores"], atol=1e-6)
+    rules = jrlrp.cp_lrp() if name == "vit" else jrlrp.attn_lrp()
+    maps = {dtype: explained(module, x, rules, dtype, called) for dtype in DTYPES}
+    found = {dtype: apart(maps[dtype], golden[f"torch.{dtype}/relevance"]) for dtype in ("float64", "float32")}
+    return {**found, "bfloat16": lost(maps["bfloat16"], maps["float32"])}
+
+
+CASES: dict[str, dict[tuple[str, str], Callable]] = {
+    "zennit": {(name, preset): beside_zennit for name in compared.CONVOLUTIONAL for preset in ZENNIT},
+    "lxt": {(name, attention): beside_lxt for name in MODULES for attention in ("eager", "sdpa")},
+}
+
+
+def is_there(peer: str, name: str, attention: str) -> bool:
+    """Say whether a peer is installed, and explains this module."""
+    if find_spec(peer) is None:
+        return False
+    return peer != "lxt" or not (
+        (name == "qwen3_moe" and find_spec("lxt.efficient.models.qwen3_moe") is None)  # newer than the release
+        or (name == "bert" and attention == "sdpa")  # its patch puts a module with eager attention in the place
+        or (name == "vit" and attention == "sdpa")  # torchvision's has the one that it has
+    )
+
+
+def bound(peer: str, name: str, dtype: str) -> float:
+    """Return how far apart maps may be."""
+    if dtype == "bfloat16":
+        return 0.05
+    rounds = peer == "lxt" and name not in ("gpt2", "bert", "vit")  # RMS norms and rotary angles are in float32
+    return 1e-6 if dtype == "float64" and not rounds else 1e-4 if dtype == "float32" else 1e-5
+
+
+def pytest_generate_tests(metafunc):
+    pairs = [(peer, *case) for peer, cases in CASES.items() for case in cases if is_there(peer, *case)]
+    metafunc.parametrize(("peer", "name", "case"), pairs)
+
+
+def test_relevance_is_the_peers(peer, name, case):
+    for dtype, deviation in CASES[peer][name, case](name, case).items():
+        assert deviation <= bound(peer, name, dtype), f"{dtype}: {deviation:.1e}"
+
+
+def main(peer: str) -> int:
+    """Print a row for each module that a peer explains; return how many deviate by more than they may."""
+    packages = ", ".join(f"{package} {version(package)}" for package in (peer, "torch", "torchvision", "transformers"))
+    print(f"{packages}\n\n| module | {peer} | float64 | float32 | bfloat16, of float32 |\n|---|---|---|---|---|")
+    failed = 0
+    for (name, case), compare in CASES[peer].items():
+        if is_there(peer, name, case):
+            found = compare(name, case)
+            far = any(deviation > bound(peer, name, dtype) for dtype, deviation in found.items())
+            failed += far
+            numbers = " | ".join(f"{deviation:.1e}" for deviation in found.values())
+            print(f"| {name} | {case} | {numbers} |{' too far' if far else ''}", flush=True)
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))
