@@ -72,11 +72,11 @@ def called(fun: Callable, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any
     try:
         return fun(*args, **kwargs)
     except Exception as error:
-        if type(error).__name__ == "TraceContextError":  # Flax NNX's, when a module changes itself
+        if "trace level" in str(error):  # Flax NNX's, of a module that changes itself or goes through nnx.scan
             error.add_note(
-                "jrlrp: the module changes itself while it is explained: call model.eval() first, so that dropout and "
-                "batch statistics stay as they are; or explain a copy, which is made within the function: lambda x: "
-                "nnx.merge(*nnx.split(model), copy=True)(x)."
+                "jrlrp: call model.eval() first, so that dropout and batch statistics stay as they are; if that does "
+                "not help, explain a copy that is made within the function: lambda x: nnx.merge(*nnx.split(model), "
+                "copy=True)(x)."
             )
         raise
 
