@@ -104,12 +104,15 @@ def _twin(value: Any, path: str, made: dict[int, Any]) -> Any:
         return made[id(value)]
     if is_module(value):
         kind: Any = type(value)
-        twin: Any = object.__new__(_scoped(kind))
+        is_called = any("__call__" in vars(base) for base in kind.__mro__)
+        twin: Any = object.__new__(_scoped(kind) if is_called else kind)
         made[id(value)] = twin
         _remember(twin, path)
         for name, own in vars(value).items():
             vars(twin)[name] = _twin(own, path if name == "_modules" else _joined(path, name), made)  # as PyTorch does
-        return twin
+        if not is_called and all(vars(twin)[name] is own for name, own in vars(value).items()):
+            made[id(value)] = value  # nothing to name, and it may be known by its identity
+        return made[id(value)]
     if isinstance(value, (dict, list, tuple)):
         keys = value if isinstance(value, dict) else range(len(value))
         found = {key: _twin(value[key], _joined(path, str(key)), made) for key in keys}

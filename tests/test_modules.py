@@ -124,6 +124,25 @@ def test_modules_that_know_each_other_are_walked_through_once():
     assert with_weights(jrlrp.plan(Parent(), X)) == ["child/own"]
 
 
+def test_state_of_equinox_is_found():
+    class Normed(eqx.Module):
+        conv: eqx.nn.Conv2d
+        norm: eqx.nn.BatchNorm
+
+        def __init__(self):
+            self.conv = eqx.nn.Conv2d(1, 3, 3, key=jax.random.key(0))
+            self.norm = eqx.nn.BatchNorm(3, axis_name="batch", mode="batch")
+
+        def __call__(self, x, state):
+            x, state = self.norm(self.conv(x), state)
+            return jax.nn.relu(x).sum((1, 2)), state
+
+    net, state = eqx.nn.make_with_state(Normed)()
+    net = jax.vmap(jrlrp.named(eqx.nn.inference_mode(net)), axis_name="batch", in_axes=(0, None))
+    x = jnp.ones((2, 1, 6, 6))
+    assert jrlrp.plan(lambda x: net(x, state)[0], x).nodes[0].name == "conv"
+
+
 def test_nothing_is_left_behind():
     jrlrp.relevance(Net())(X)
     import gc
