@@ -15,6 +15,7 @@ import numpy as np
 
 from jrlrp.errors import ArgumentError, warn
 from jrlrp.rules.base import brief
+from jrlrp.trace.compat import NAMED, WHOLE
 
 _BASES = (("flax.nnx", "Module"), ("equinox", "Module"), ("torch.nn", "Module"))
 
@@ -94,8 +95,12 @@ def _warn_of_constants(module: Any) -> None:
 
 def is_module(value: Any, package: str = "") -> bool:
     """Tell whether a value is a module of a framework: of this package, or of any that keeps no names itself."""
+    return _is_kind_of_module(type(value), package)
+
+
+def _is_kind_of_module(kind: type, package: str) -> bool:
     loaded = ((name, getattr(sys.modules.get(name), base, None)) for name, base in _BASES)
-    return any(isinstance(value, base) for name, base in loaded if base is not None and name.startswith(package))
+    return any(issubclass(kind, base) for name, base in loaded if base is not None and name.startswith(package))
 
 
 def _twin(value: Any, path: str, made: dict[int, Any]) -> Any:
@@ -145,19 +150,14 @@ def _remember(module: Any, path: str) -> None:
     _PATHS[key] = weakref.ref(module, lambda _: _PATHS.pop(key, None)), path
 
 
-_SCOPED = jax.named_scope("any")(lambda: None).__code__  # of all functions that named_scope decorates
-
-
 @contextmanager
-def _inside(module: Any) -> Iterator[None]:
+def _inside(module: Any, mark: str) -> Iterator[None]:
     """Enter a module's path, as far as it is not entered yet."""
     path, entered = _PATHS.get(id(module), (None, ""))[1], _ENTERED.get()
-    if not path or path == entered:
-        yield
-        return
     token = _ENTERED.set(path)
+    own = path.removeprefix(f"{entered}/") if path != entered else ""
     try:
-        with jax.named_scope(path.removeprefix(f"{entered}/")):
+        with jax.named_scope("/".join(part + mark for part in own.split("/"))):
             yield
     finally:
         _ENTERED.reset(token)
@@ -167,11 +167,11 @@ def _inside(module: Any) -> Iterator[None]:
 def _scoped(kind: Any) -> Any:
     """Return a module's class whose calls are under the module's path."""
     plain: Any = kind.__call__
-    if (plain.__module__ or "").startswith("equinox.") and getattr(plain, "__code__", None) is _SCOPED:
-        plain = plain.__wrapped__  # Equinox's own layers are in a scope that names their class, not their place
+    is_library = _is_kind_of_module(kind, "torch") or kind.__module__.startswith("equinox.")
+    mark = WHOLE if is_library else NAMED  # names of Equinox's classes, and of torchax's functions, say no place
 
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        with _inside(self):
+        with _inside(self, mark):
             return plain(self, *args, **kwargs)
 
     own = {"__call__": call, "__module__": kind.__module__, "__qualname__": kind.__qualname__, "__doc__": kind.__doc__}

@@ -109,7 +109,9 @@ def _primitives(jaxpr: Any) -> Iterator[Any]:
 _OWN = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _INSTALLED = ("site-packages", "dist-packages", os.path.dirname(os.__file__))
 _TYPED = ("<stdin>", "<string>")
-_JAX = ("jax/", "functools.py", "contextlib.py")  # what lies between a package and its equations
+_JAX = ("jax/", "torchax/", "torch/", "functools.py", "contextlib.py")  # what lies between a package and its equations
+
+NAMED, WHOLE = "@", "@@"  # ends of the names that `modules.named` gives
 
 _TRANSFORM = re.compile(r"\b\w+\(([^()]*)\)")
 
@@ -266,11 +268,21 @@ def is_literal(atom: Any) -> bool:
 
 
 def path_of(eqn: Any) -> str:
-    """Return the module path in the equation's name stack, without the names of JAX's transforms."""
+    """Return the module path in the equation's name stack, without the names of JAX's transforms.
+
+    What a library calls its own functions within a module whose name is marked as `WHOLE` is left out.
+    """
     path = str(eqn.source_info.name_stack)
     while _TRANSFORM.search(path):
         path = _TRANSFORM.sub(r"\1", path)
-    return "/".join(part for part in path.split("/") if part)
+    found, within = [], False
+    for part in filter(None, path.split("/")):
+        name = part.rstrip(NAMED)
+        if name != part:
+            within = part.endswith(WHOLE)
+        if name and (name != part or not within):
+            found.append(name)
+    return "/".join(found)
 
 
 def source_of(eqn: Any) -> str:
@@ -286,13 +298,20 @@ def source_of(eqn: Any) -> str:
         if name.startswith(_OWN) or not (".py" in name or name in _TYPED or _cell(name)):
             continue
         line = f"{frame.line_num} ({frame.function_name.rpartition('.<locals>.')[2]})"
-        package = next((name.rpartition(f"{part}/")[2] for part in _INSTALLED if part in name), None)
-        if package is None:
+        package = _in_package(name)
+        if package == name:
             return f"{_cell(name) or _shortened(name)}:{line}" + (inside and f", in {inside}")
         if not (inside or package.startswith(_JAX)):
             inside = f"{package}:{line}"
     summary = source_info_util.summarize(eqn.source_info)
-    return inside or ("" if "unknown" in summary or ":" not in summary or summary.startswith(_OWN) else summary)
+    if "unknown" in summary or ":" not in summary or summary.startswith(_OWN):
+        return inside
+    return inside or _in_package(summary)
+
+
+def _in_package(name: str) -> str:
+    """Return a file's name from its package on, or as it is if it lies in none that is installed."""
+    return next((name.rpartition(f"{part}/")[2] for part in _INSTALLED if part in name), name)
 
 
 def _cell(name: str) -> str | None:
