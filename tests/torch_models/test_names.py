@@ -32,9 +32,7 @@ def test_a_llama_has_names_and_the_map_that_it_had():
         "norm",
     ]
     assert names(plan, "softmax") == ["layers/0/self_attn:softmax", "layers/1/self_attn:softmax"]
-    assert "in transformers/" in next(
-        node.source for node in plan.nodes if node.kind == "softmax"
-    )
+    assert "in transformers/" in next(node.source for node in plan.nodes if node.kind == "softmax")
     np.testing.assert_array_equal(jrlrp.relevance(last(run))(ids), jrlrp.relevance(last(plain))(ids))
     _, captured = jrlrp.relevance(last(run), capture="layers/*/mlp/down_proj")(ids)
     assert list(captured) == ["layers/0/mlp/down_proj", "layers/1/mlp/down_proj"]
