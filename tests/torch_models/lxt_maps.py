@@ -21,7 +21,7 @@ def main(name: str, attention: str, path: str) -> None:
     monkey_patch(own)
     found = {}
     for dtype in (torch.float64, torch.float32):
-        leaf = x.to(dtype).requires_grad_()
+        leaf = x.detach().to(dtype).requires_grad_()
         scores = compared.read(module.to(dtype)(**{called: leaf}))
         scores.amax(-1).sum().backward()
         found[f"{dtype}/scores"] = scores.detach().numpy()

@@ -85,7 +85,7 @@ def zennit_map(name: str, composite: str, dtype: str) -> np.ndarray:
     made = getattr(composites, composite)(canonizers=[folding], **bounds)
     top = lambda out: torch.where(out == out.amax(1, keepdim=True), out, 0.0).detach()
     with Gradient(module.to(DTYPES[dtype]), made) as attribution:
-        _, relevance = attribution(x.to(DTYPES[dtype]).requires_grad_(), top)
+        _, relevance = attribution(x.detach().to(DTYPES[dtype]).requires_grad_(), top)
     module.double()
     return relevance.double().numpy()
 
