@@ -43,6 +43,7 @@ MODULES = (*compared.TRANSFORMERS, "vit")
 
 def explained(module: torch.nn.Module, x: torch.Tensor, rules: jrlrp.Composite, dtype: str, called: str) -> np.ndarray:
     """Return the relevance of an input for the highest scores, in float64."""
+    jax.config.update("jax_disable_most_optimizations", dtype == "float64")  # narrower numbers as users have them
     with jax.enable_x64(dtype == "float64"):
         params, call = torchax.extract_jax(module.to(DTYPES[dtype]))
 
