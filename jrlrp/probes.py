@@ -188,8 +188,12 @@ def _wide(variables: Iterable[Var]) -> Any:
 
 
 def _relevance(relevances: Sequence[Array], values: Sequence[Array]) -> list[Array]:
-    """Return the relevance of values that are numbers: real, as it is of a real score."""
-    return [jnp.real(r) for r, z in zip(relevances, values, strict=True) if jnp.issubdtype(z.dtype, jnp.inexact)]
+    """Return the relevance of values that are numbers: real, as it is of a real score.
+
+    None of it is NaN, which JAX's own derivatives make where an example's values are: its score has no relevance.
+    """
+    real = (jnp.real(r) for r, z in zip(relevances, values, strict=True) if jnp.issubdtype(z.dtype, jnp.inexact))
+    return [jnp.where(jnp.isnan(r), 0, r) for r in real]
 
 
 def _size(relevances: Sequence[Array]) -> Array:

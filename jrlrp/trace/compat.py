@@ -196,6 +196,34 @@ def product_of_slices(eqn: Any) -> Any | None:
     return jax.make_jaxpr(spelled)(x)
 
 
+# What a reduction by a function may do, and what it then begins with if that is nothing.
+_REDUCTIONS = {"add": (jax.lax.add, 0), "max": (jax.lax.max, -np.inf), "min": (jax.lax.min, np.inf)}
+
+
+def reduced(eqn: Any) -> Any | None:
+    """Return a reduction by a function, over axes or windows, as a jaxpr of the sum or the maximum that it is.
+
+    JAX keeps the function where it is its user's, `jnp.maximum` say, or begins with what is traced. None for others.
+    """
+    if eqn.primitive.name not in ("reduce", "reduce_window") or len(eqn.invars) != 2 or not is_literal(eqn.invars[1]):
+        return None
+    p, body = eqn.params, parts(eqn.params["jaxpr"])[0]
+    function, neutral = _REDUCTIONS.get("".join(inner.primitive.name for inner in body.eqns), (None, None))
+    if function is None or body.outvars != body.eqns[0].outvars or eqn.invars[1].val != neutral:
+        return None
+    if any(v not in body.eqns[0].invars for v in body.invars):
+        return None
+    names = ("window_dimensions", "window_strides", "padding", "base_dilation", "window_dilation")
+
+    def spelled(x: Any, start: Any) -> Any:
+        known = np.asarray(neutral, x.dtype)
+        if "dimensions" in p:
+            return jax.lax.reduce(x, known, function, p["dimensions"])
+        return jax.lax.reduce_window(x, known, function, *(p[name] for name in names))
+
+    return jax.make_jaxpr(spelled)(*(v.aval for v in eqn.invars))
+
+
 def product_of_pieces(eqn: Any, pieces: Sequence[Any]) -> Any:
     """Return the product of a stack, of whose pieces there are shapes, as a jaxpr of the pieces."""
     (axis,), (x,) = eqn.params["axes"], (v.aval for v in eqn.invars)

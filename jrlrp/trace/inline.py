@@ -157,7 +157,7 @@ class _Inliner:
             return compat.applied_at(eqn)
         if row.op is Op.PRODUCT and jnp.issubdtype(eqn.outvars[0].aval.dtype, jnp.inexact):
             return compat.product_of_slices(eqn)
-        return None
+        return compat.reduced(eqn)
 
     def _pieces(self, eqn: Any, row: Row, arguments: Sequence[Var]) -> list[Var]:
         """Return what is stacked along the one axis over which an equation multiplies; empty if nothing is.

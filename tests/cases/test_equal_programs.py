@@ -139,6 +139,20 @@ PADDING = {
         lambda x: lax.reduce_window(pad(x, 1, 1, 0), 0.0, lax.add, (1, 2, 1), (1, 2, 1), "VALID"),
     ),
 }
+WINDOWS = ((1, 2, 1), (1, 2, 1), ((0, 0), (1, 1), (0, 0)))
+REDUCED = {  # by a function of the user's, or from a beginning that is traced
+    "sum": (lambda x: x.sum(1) @ W, lambda x: lax.reduce(x, jnp.zeros((), x.dtype), jnp.add, (1,)) @ W),
+    "maximum": (lambda x: (x @ W).max(1), lambda x: lax.reduce(x @ W, -jnp.inf, lambda a, b: jnp.maximum(b, a), (1,))),
+    "least": (lambda x: (x @ W).min(1), lambda x: lax.reduce(x @ W, jnp.inf, jnp.minimum, (1,))),
+    "average pool": (
+        lambda x: lax.reduce_window(x @ W, 0.0, lax.add, *WINDOWS) / 2,
+        jax.jit(lambda x: lax.reduce_window(x @ W, jnp.array(0, x.dtype), lax.add, *WINDOWS) / 2),
+    ),
+    "max-pool": (
+        lambda x: lax.reduce_window(x @ W, -jnp.inf, lax.max, *WINDOWS),
+        lambda x: lax.reduce_window(x @ W, -jnp.inf, jnp.maximum, *WINDOWS),
+    ),
+}
 SIGNS = {
     "max": (lambda x: (x @ W).max(1, keepdims=True), lambda x: -((-(x @ W)).min(1, keepdims=True))),
     "pooled": (lambda x: (x @ W).reshape(-1, 2, 2, 6).max(2), lambda x: -(-(x @ W)).reshape(-1, 2, 2, 6).min(2)),
@@ -255,7 +269,7 @@ FREE = [  # of the batch's size
     *of(THREE),
     *of(SCALED),
     *of(SILU, lambda f: lambda x: f(x).mean(1)),
-    *(p for families in (SUMS, PADDING, SIGNS, STACKS) for p in in_pairs(families)),
+    *(p for families in (SUMS, PADDING, REDUCED, SIGNS, STACKS) for p in in_pairs(families)),
 ]
 PAIRS = [*FREE, *of(POOLING, pooling), *of(GRAPH, graph)]
 

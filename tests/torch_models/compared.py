@@ -6,6 +6,7 @@ import torch
 import torchvision
 from modules import VOCABULARY, normal, randomise
 from torch import nn
+from vision import thin, undrawn
 
 LENGTH = 6
 SMALL = {
@@ -35,8 +36,7 @@ TRANSFORMERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "gpt2": ("GPT2LMHeadModel", "GPT2Config", SMALL),
     "bert": ("BertForSequenceClassification", "BertConfig", SMALL),
 }
-# Names of torchvision: small images, few channels where the builder lets us choose, random numbers.
-CONVOLUTIONAL = ("alexnet", "vgg11", "vgg11_bn", "resnet18", "resnet50")
+CONVOLUTIONAL = ("vgg11", "vgg11_bn", "resnet18", "resnet50")
 
 
 def transformer(name: str, attention: str) -> nn.Module:
@@ -73,9 +73,12 @@ def convolutional(name: str) -> tuple[nn.Module, torch.Tensor]:
 
     zennit folds a batch norm but keeps its ε beside a variance of 1: here ε is in the variance, which is the same norm.
     """
-    module = randomise(torchvision.models.get_model(name, weights=None, num_classes=10).double().eval())
+    with undrawn():
+        module = torchvision.models.get_model(name, weights=None, num_classes=10).double().eval()
+    thin(module)
+    randomise(module)
     for norm in module.modules():
         if isinstance(norm, nn.BatchNorm2d):
             norm.running_var += norm.eps
             norm.eps = 0.0
-    return module, normal(2, 3, 64, 64)
+    return module, normal(2, 3, 32, 32)

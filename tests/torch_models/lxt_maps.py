@@ -15,13 +15,15 @@ from torchvision.models import vision_transformer
 
 
 def main(name: str, attention: str, path: str) -> None:
+    own = (
+        vision_transformer if name == "vit" else importlib.import_module(f"transformers.models.{name}.modeling_{name}")
+    )
+    monkey_patch(own)  # before the module is made: of BERT it exchanges the classes
     module = compared.transformer(name, attention)
     called, x = compared.explained_input(module, name)
-    own = vision_transformer if name == "vit" else importlib.import_module(type(module).__module__)
-    monkey_patch(own)
     found = {}
     for dtype in (torch.float64, torch.float32):
-        leaf = x.to(dtype).requires_grad_()
+        leaf = x.detach().to(dtype).requires_grad_()
         scores = compared.read(module.to(dtype)(**{called: leaf}))
         scores.amax(-1).sum().backward()
         found[f"{dtype}/scores"] = scores.detach().numpy()

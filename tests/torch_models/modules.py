@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import torch
 import torchax
@@ -23,7 +24,7 @@ class Model:
     module: nn.Module
     inputs: dict[str, torch.Tensor]
     read: Callable[[Any], Any]
-    others: dict[str, Any] = field(default_factory=dict)
+    others: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
 def in_jax(model: Model) -> tuple[Callable, Any, tuple[np.ndarray, ...]]:
@@ -32,7 +33,8 @@ def in_jax(model: Model) -> tuple[Callable, Any, tuple[np.ndarray, ...]]:
     Parameters are arguments: as constants of the function they would be compiled in, which takes minutes.
     """
     params, call = torchax.extract_jax(model.module)
-    others = {name: x.numpy() if isinstance(x, torch.Tensor) else x for name, x in model.others.items()}
+    # torchax takes JAX's arrays to its tensors, and leaves NumPy's as they are.
+    others = {name: jnp.asarray(x.numpy()) for name, x in model.others.items()}
 
     def scores(params: Any, *inputs: Any) -> Any:
         named = dict(zip(model.inputs, inputs, strict=True))

@@ -26,7 +26,7 @@ import numpy as np
 import pytest
 import torch
 import vision
-from modules import gradient_times_input, in_jax
+from modules import Model, gradient_times_input, in_jax
 
 import jrlrp
 
@@ -108,8 +108,29 @@ def test_what_torchax_cannot_run_is_still_that(name):
         jax.eval_shape(scores, params, *inputs)
 
 
+@pytest.mark.parametrize("name", hugging_face.UNSUPPORTED)
+def test_what_has_no_rule_is_an_error(name):
+    scores, params, inputs = in_jax(hugging_face.make(name))
+    with pytest.raises(jrlrp.UnsupportedError):
+        jrlrp.relevance(scores, argnums=1)(params, *inputs)
+
+
+def test_the_map_of_a_score_that_is_nan_is_nan():
+    """Of what is all masked, padding on the left say, torchax's sdpa makes NaN, and torch's zeros."""
+    module = hugging_face.built("llama", {**hugging_face.SMALL, **hugging_face.GROUPED})
+    ids, mask = hugging_face.IDS[:16].reshape(2, 8), torch.ones(2, 8, dtype=torch.int64)
+    mask[1, :3] = 0
+    model = Model(module, {"input_ids": ids}, lambda out: out.logits[:, -1], {"attention_mask": mask})
+    scores, params, inputs = in_jax(model)
+    value, r = jax.jit(jrlrp.value_and_relevance(scores, argnums=1))(params, *inputs)
+    np.testing.assert_array_equal(np.isnan(value).all(-1), [False, True])
+    np.testing.assert_array_equal(np.isnan(r), [[False] * 8, [True] * 8])
+    assert jrlrp.audit(scores, params, *inputs, argnums=1).unknown == 1
+
+
 def _alone(room: str, name: str) -> Row | str:
     torch.set_num_threads(1)
+    jax.config.update("jax_disable_most_optimizations", True)  # LLVM's would take half of the time
     try:
         with jax.enable_x64(True):
             return examine(room, name)
@@ -147,7 +168,12 @@ def table(found: dict[tuple[str, str], Row]) -> str:
     return "\n".join(lines)
 
 
-LEFT_OUT = {**vision.LEFT_OUT, **hugging_face.CANNOT}
+LEFT_OUT = {
+    **vision.LEFT_OUT,
+    **{name: f"torchax does not run it: it {why}" for name, why in hugging_face.CANNOT.items()},
+    **{name: f"unsupported, and said to be: {why}" for name, why in hugging_face.UNSUPPORTED.items()},
+    "fsmt, xglm": "transformers' masks are beyond float64",
+}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])

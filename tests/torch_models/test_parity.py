@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from copy import deepcopy
 from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -43,17 +44,16 @@ MODULES = (*compared.TRANSFORMERS, "vit")
 
 def explained(module: torch.nn.Module, x: torch.Tensor, rules: jrlrp.Composite, dtype: str, called: str) -> np.ndarray:
     """Return the relevance of an input for the highest scores, in float64."""
+    jax.config.update("jax_disable_most_optimizations", dtype == "float64")  # narrower numbers as users have them
     with jax.enable_x64(dtype == "float64"):
-        params, call = torchax.extract_jax(module.to(DTYPES[dtype]))
+        params, call = torchax.extract_jax(deepcopy(module).to(DTYPES[dtype]))  # not to round the module's own numbers
 
         def scores(params: Any, x: Any) -> Any:
             return compared.read(call(params, (), {called: x}))
 
         explain = jax.jit(jrlrp.relevance(scores, argnums=1, rules=rules))
         given = x.numpy().astype({"bfloat16": ml_dtypes.bfloat16}.get(dtype, dtype))
-        found = np.asarray(explain(params, given), np.float64)
-    module.double()
-    return found
+        return np.asarray(explain(params, given), np.float64)
 
 
 def apart(found: np.ndarray, expected: np.ndarray) -> float:
@@ -84,9 +84,8 @@ def zennit_map(name: str, composite: str, dtype: str) -> np.ndarray:
     bounds = {"low": -4.0, "high": 4.0} if "Box" in composite else {}
     made = getattr(composites, composite)(canonizers=[folding], **bounds)
     top = lambda out: torch.where(out == out.amax(1, keepdim=True), out, 0.0).detach()
-    with Gradient(module.to(DTYPES[dtype]), made) as attribution:
-        _, relevance = attribution(x.to(DTYPES[dtype]).requires_grad_(), top)
-    module.double()
+    with Gradient(deepcopy(module).to(DTYPES[dtype]), made) as attribution:
+        _, relevance = attribution(x.detach().to(DTYPES[dtype]).requires_grad_(), top)
     return relevance.double().numpy()
 
 

@@ -15,6 +15,7 @@ import torch
 import torchvision
 from modules import Model, normal, randomise
 from torch import nn
+from torchvision.ops import FeaturePyramidNetwork
 
 VIDEOS = ("mc3", "mvit", "r2plus1d", "r3d", "s3d", "swin3d")
 DETECTORS = ("fasterrcnn", "fcos", "keypointrcnn", "maskrcnn", "retinanet", "ssd")
@@ -24,13 +25,7 @@ LEFT_OUT = {
     "raft_*": "no scores: it says where pixels move",
 }
 DENSE = {"densenet121": (32, 64), "densenet161": (48, 96), "densenet169": (32, 64), "densenet201": (32, 64)}
-SIZES = {
-    "alexnet": 96,
-    "inception": 96,
-    "maxvit": 224,
-    "mvit": 224,
-    "vit_h": 56,
-}  # of images; or 64
+SIZES = {"inception": 96, "maxvit": 224, "mvit": 224, "vit_h": 56}  # of images; or 64
 FRAMES = {"mvit": 16, "s3d": 16}  # or 8
 
 NAMES = tuple(
@@ -53,7 +48,7 @@ def make(name: str) -> Model:
     if name.startswith(VIDEOS):
         time = [next((n for start, n in FRAMES.items() if name.startswith(start)), 8)]
     first = next(iter(inspect.signature(module.forward).parameters))
-    x = normal(1 if time else 2, 3, *time, size, size)
+    x = normal(1 if time or size > 100 else 2, 3, *time, size, size)
     return Model(randomise(module.double().eval()), {first: x}, read)
 
 
@@ -104,6 +99,8 @@ def _size(name: str) -> int:
 
 def thin(module: nn.Module) -> None:
     """Cut each run of blocks that look alike to two of them, in all sequences inside."""
+    if isinstance(module, FeaturePyramidNetwork):
+        return  # which has a block for each level
     for child in module.children():
         thin(child)
     if isinstance(module, (nn.Sequential, nn.ModuleList)):
