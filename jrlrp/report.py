@@ -258,7 +258,7 @@ def make_audit(
         started=_sum(begun, dtype),
         inputs=_sum(shares, dtype),
         ended=_sum([r for r, v in zip(initial, graph.outputs, strict=True) if v in graph.unmade], dtype),
-        unknown=sum((jnp.sum(jnp.isnan(r)) for r in (*given, *begun)), jnp.zeros((), jnp.int32)),
+        unknown=sum((jnp.sum(jnp.isnan(r), dtype=jnp.int32) for r in (*given, *begun)), jnp.zeros((), jnp.int32)),
     )
 
 
