@@ -1,6 +1,6 @@
 """Explain a whole data set: 10,000 images of Fashion-MNIST, in a store that survives being interrupted.
 
-python examples/attribute_dataset.py --processes 2 --devices 4
+python examples/attribute_dataset.py --processes 2 --devices 8
 
 Press Ctrl-C, or kill it, and call it again: it goes on where it was. In the end it draws where each class has its
 relevance, on the mean, and for three channels of the second convolution the ten images in which each mattered most.
@@ -122,7 +122,7 @@ def draw(found: runs.Run, images: np.ndarray) -> Figure:
         axis.set_yticks([])
     for axis, mean, name in zip(grid[0], means, CLOTHES, strict=True):
         axis.imshow(mean, cmap="Reds", vmin=0)
-        axis.set_title(name, fontsize="small")
+        axis.set_xlabel(name, fontsize="small")  # of this row alone: those below show images of any class
     grid[0, 0].set_ylabel("mean |R|", fontsize="small")
     for line, channel in zip(grid[1:], channels, strict=True):
         line[0].set_ylabel(f"channel {channel}", fontsize="small")

@@ -36,6 +36,7 @@ from jrlrp.errors import (
     UnreachedError,
     UnsupportedError,
 )
+from jrlrp.modules import named
 from jrlrp.primitives.register import register_kind, register_rule
 from jrlrp.report import Audit, Plan, PlanNode
 from jrlrp.rules.alphabeta import AlphaBeta, ZPlus
@@ -112,6 +113,7 @@ __all__ = [
     "gradient_times_input",
     "in_batches",
     "match",
+    "named",
     "plan",
     "pullback",
     "rap",

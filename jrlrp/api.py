@@ -42,6 +42,11 @@ def value_and_relevance(
 
     Returns:
       A function that returns `(value, R)`, or `((value, aux), R)` with `has_aux`; R is `(R, captured)` with `capture`.
+
+    Example:
+      >>> model = lambda x: x @ jnp.array([[1.0, -1.0], [2.0, 1.0]])
+      >>> jrlrp.value_and_relevance(model)(jnp.array([3.0, 1.0]))
+      (Array([ 5., -2.], dtype=float32), Array([3., 2.], dtype=float32))
     """
     check_argnums("value_and_relevance", argnums)
     wanted = as_capture(capture, values, ratio)
@@ -57,7 +62,7 @@ def value_and_relevance(
         start=start,
     )
 
-    @wraps(fun)
+    @wraps(fun, updated=())  # a module has its layers in its __dict__
     def explained(*args, **kwargs):
         traced = trace_function(fun, args, kwargs, chosen)
         probes = capturing(traced.graph, wanted)
@@ -129,7 +134,7 @@ def relevance(
     Args:
       fun: a function that JAX can trace, of any pytrees, returning floating-point scores.
       argnums: which positional argument to explain, or a tuple of them. Floating-point leaves get relevance of their
-        own shape and dtype, integer leaves (token ids) float32 relevance for each id.
+        own shape and dtype, integer leaves (token ids) float32 relevance for each id, booleans and random keys None.
       rules: a composite (a preset, say `epsilon_plus()`), one rule for all affine layers, or None for
         `default()`.
       target: what of the output to explain. "max": the highest entry along the last axis, at each position; an int or
@@ -172,6 +177,14 @@ def relevance(
 
     Source: Bach et al. 2015, "On Pixel-Wise Explanations for Non-Linear Classifier Decisions by Layer-Wise Relevance
     Propagation"; of the default rules, see `default`.
+
+    Example:
+      >>> model = lambda x: x @ jnp.array([[1.0, -1.0], [2.0, 1.0]])
+      >>> explain = jax.jit(jrlrp.relevance(model))  # of the highest score, 3 · 1 + 1 · 2
+      >>> explain(jnp.array([3.0, 1.0]))
+      Array([3., 2.], dtype=float32)
+      >>> jrlrp.relevance(model, target=1)(jnp.array([3.0, 1.0]))
+      Array([-3.,  1.], dtype=float32)
     """
     check_argnums("relevance", argnums)
     both = value_and_relevance(
@@ -189,7 +202,7 @@ def relevance(
         primitives=primitives,
     )
 
-    @wraps(fun)
+    @wraps(fun, updated=())  # a module has its layers in its __dict__
     def explained(*args, **kwargs):
         value, result = both(*args, **kwargs)
         return (result, value[1]) if has_aux else result
@@ -220,6 +233,11 @@ def pullback(
 
     Raises:
       As `relevance`; `propagate` raises TargetError for relevance of another structure or shape.
+
+    Example:
+      >>> score, propagate = jrlrp.pullback(lambda x, y: x + 2 * y, 1.0, 2.0)
+      >>> propagate(score)
+      (Array(1., dtype=float32), Array(4., dtype=float32))
     """
     chosen = options(
         fun,
@@ -258,6 +276,13 @@ def plan(
     Raises:
       ArgumentError, TargetError: as `relevance`. Unsupported nodes and nodes without a rule do not raise: the plan
       lists them.
+
+    Example:
+      >>> plan = jrlrp.plan(lambda x: jax.nn.relu(x @ jnp.ones((4, 3))), jnp.ones((2, 4)))
+      >>> [(node.name, node.kind, node.rule) for node in plan.nodes]
+      [('dense', 'dense', Epsilon(epsilon=0.0)), ('activation', 'activation', Pass())]
+      >>> plan.unsupported
+      []
     """
     chosen = options(fun, rules, argnums=argnums, has_aux=has_aux, primitives=primitives)
     traced = trace_function(fun, args, kwargs, chosen)
@@ -297,6 +322,11 @@ def audit(
 
     Raises:
       As `relevance`.
+
+    Example:
+      >>> audit = jrlrp.audit(lambda x: x @ jnp.ones(2) + 5, jnp.array([1.0, 2.0]), rules=jrlrp.Zero())
+      >>> print(audit.output, audit.inputs, audit.bias)
+      8.0 3.0 [5.]
     """
     chosen = options(
         fun,

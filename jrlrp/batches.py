@@ -1,5 +1,6 @@
 """Many examples, a batch at a time: compiled once, in the memory of a few batches."""
 
+import inspect
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -9,6 +10,7 @@ import jax
 import numpy as np
 
 from jrlrp.errors import ArgumentError
+from jrlrp.modules import as_it_is, is_module
 from jrlrp.rules.base import brief
 
 _AHEAD = 2  # batches that are computed while the results of those before are fetched
@@ -33,9 +35,14 @@ def in_batches(explain: Callable, *arrays: Any, batch_size: int = 64, progress: 
 
     Raises:
       ArgumentError: for arrays of other lengths than each other, or a result without one row for each example.
+
+    Example:
+      >>> images = np.ones((1000, 8), np.float32)
+      >>> jrlrp.in_batches(jrlrp.relevance(lambda x: x @ jnp.ones((8, 3))), images, batch_size=256).shape
+      (1000, 8)
     """
     _require_function("in_batches", explain)
-    return computed(_jitted(explain), arrays, rows(batch_size, _length(arrays)), progress)
+    return computed(jitted(explain), arrays, rows(batch_size, _length(arrays)), progress)
 
 
 def computed(run: Callable, arrays: tuple[Any, ...], size: int, progress: str | bool = False) -> Any:
@@ -61,10 +68,15 @@ def stream(explain: Callable, iterable: Iterable, batch_size: int = 64) -> Itera
 
     Raises:
       ArgumentError: for a result without one row for each example.
+
+    Example:
+      >>> explain = jrlrp.relevance(lambda x: x @ jnp.ones((8, 3)))
+      >>> [R.shape for R in jrlrp.stream(explain, (np.ones(8) for _ in range(10)), batch_size=4)]
+      [(4, 8), (4, 8), (2, 8)]
     """
     _require_function("stream", explain)
     size = rows(batch_size, batch_size)
-    return _results(_jitted(explain), _stacked(iterable, size), size)
+    return _results(jitted(explain), _stacked(iterable, size), size)
 
 
 def _stacked(iterable: Iterable, size: int) -> Iterator[tuple[int, tuple[Any, ...]]]:
@@ -125,8 +137,19 @@ def _length(arrays: Any) -> int:
     return lengths.pop() or 0
 
 
-def _jitted(explain: Callable) -> Callable:
-    return explain if isinstance(explain, (jax.stages.Wrapped, jax.stages.Compiled)) else jax.jit(explain)
+def jitted(explain: Callable) -> Callable:
+    """Return a function compiled; one that is a module of Flax NNX, or explains one, anew, as that may have changed."""
+    if isinstance(explain, (jax.stages.Wrapped, jax.stages.Compiled)):
+        return explain
+    inner = inspect.unwrap(explain)
+    if not is_module(getattr(inner, "__self__", inner), "flax"):
+        return jax.jit(explain)
+
+    def run(*arrays: Any) -> Any:
+        with as_it_is():
+            return explain(*arrays)
+
+    return jax.jit(run)
 
 
 def _require_function(name: str, explain: Any) -> None:

@@ -67,6 +67,12 @@ def maps(
 
     Raises:
       As `relevance`; ArgumentError for another `at`, axis, channel or batch size.
+
+    Example:
+      >>> model = lambda x: jax.nn.relu(x @ jnp.array([[1.0, 2.0], [3.0, -1.0]])) @ jnp.array([1.0, 2.0])
+      >>> concepts.maps(model, "dense#0", rules=jrlrp.Zero())(jnp.array([2.0, 1.0]))
+      Array([[ 2.,  3.],
+             [ 8., -2.]], dtype=float32)
     """
     check_pattern("at", at)
     check_argnums("maps", argnums)

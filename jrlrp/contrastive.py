@@ -153,6 +153,11 @@ def contrast(
       JrlrpWarning where it is not known which entries are one example's.
 
     Source: Gu et al. 2018 (CLRP), where only the positive part is drawn.
+
+    Example:
+      >>> model = lambda x: x @ jnp.array([[1.0, 1.0], [2.0, 0.0]])
+      >>> contrastive.contrast(model, against=1, normalise=False)(jnp.array([3.0, 1.0]))
+      Array([0., 2.], dtype=float32)
     """
     if not isinstance(normalise, bool):
         raise ArgumentError(f"normalise={normalise!r}: expected True or False.")

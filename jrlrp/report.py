@@ -303,7 +303,34 @@ def _audit_lines(audit: Audit) -> list[str]:
     grown = np.flatnonzero((audit.growth >= _THOUSANDFOLD) & (audit.size_passed > noise))
     lines += [f"at {_place(audit, int(k))} Σ|R| grows × {audit.growth[k]:.3g}: {_ADVICE}" for k in grown]
     lines += [f"relevance saturates at {_place(audit, int(k))}" for k in np.flatnonzero(audit.saturated)]
-    return lines
+    return [*lines, _verdict(audit, noise)]
+
+
+def _verdict(audit: Audit, noise: float) -> str:
+    """Return in a sentence what the books mean for the map."""
+    given = audit.output + audit.started - audit.ended
+    if np.any(audit.saturated):
+        return "Relevance came to the end of its dtype: explain in float32, or take a rule without large factors."
+    if abs(audit.gap) > 1e-3 * np.max(audit.size_received, initial=abs(given)):
+        return "Some relevance is not accounted for: a rule of your own may hand on other than it says (see its sums)."
+    kept = {"biases": audit.bias, "stabilisers": audit.stabilizer, "rules": audit.other}
+    by, most = max(((by, abs(np.sum(amount))) for by, amount in kept.items()), key=lambda item: item[1])
+    if most <= max(noise, 0.1 * abs(given)):
+        return "The inputs have what the output gave, within a tenth: R may be read as parts of the score."
+    return _KEPT[by]
+
+
+_KEPT = {
+    "biases": (
+        "Biases keep much of the score, so ΣR is not the score: compare inputs with each other, or with a "
+        "reference, and not R with the score."
+    ),
+    "stabilisers": "Stabilisers keep much of the score: take a smaller epsilon, or read the map as smoothed.",
+    "rules": (
+        "Rules keep or add much (κ of R-LRP, blocked paths, sums that share by size), so ΣR is not the score: "
+        "read where R lies and its signs, and not its sum."
+    ),
+}
 
 
 def _place(audit: Audit, k: int) -> str:

@@ -1,7 +1,6 @@
 """From a function and its arguments to a graph and its pullback: what every public function begins with."""
 
 import functools
-import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -13,6 +12,7 @@ import numpy as np
 
 from jrlrp.analyses.reach import reached
 from jrlrp.analyses.travel import travel
+from jrlrp.arguments import called, check_leaves, dtype_of, is_left_out, parted, positions
 from jrlrp.composites.composite import Composite, as_composite, choose_rules
 from jrlrp.composites.presets import default
 from jrlrp.conditions import Steered, Steering, steered, steering
@@ -21,6 +21,7 @@ from jrlrp.graph.devices import parts_unknown
 from jrlrp.graph.graph import Graph
 from jrlrp.graph.nodes import Node, Opaque
 from jrlrp.interpret import Course, evaluate_rest, interpret, made_before
+from jrlrp.modules import with_names
 from jrlrp.primitives.register import declarations
 from jrlrp.probes import Probe
 from jrlrp.recognition.build import build
@@ -321,22 +322,26 @@ def trace_function(fun: Callable, args: Sequence[Any], kwargs: Mapping[str, Any]
     Raises:
       ArgumentError, TargetError: for arguments that cannot be explained, and a target that is not in the output.
     """
-    indices = _indices(options.argnums, len(args))
-    leaves, in_tree = jax.tree.flatten(tuple(args[i] for i in indices))
-    names = _check_leaves(tuple(args[i] for i in indices), indices)
+    explained = positions(options.argnums, len(args))
+    own_args = tuple(args[i] for i in explained)
+    names = check_leaves(own_args, explained)
+    shown = jax.tree.map(lambda leaf: None if is_left_out(leaf) else leaf, own_args)
+    leaves, in_tree = jax.tree.flatten(shown)
     trees: dict[str, Any] = {"aux": None}
+    function = with_names(fun)
 
     def flat(*leaves):
         arguments = list(args)
-        for i, arg in zip(indices, jax.tree.unflatten(in_tree, leaves), strict=True):
-            arguments[i] = arg
-        out, aux = _parted(fun(*arguments, **kwargs), options.has_aux)
+        given = iter(leaves)
+        for i, arg in zip(explained, own_args, strict=True):
+            arguments[i] = jax.tree.map(lambda leaf: leaf if is_left_out(leaf) else next(given), arg)
+        out, aux = parted(called(function, arguments, kwargs), options.has_aux)
         out_leaves, trees["out"] = jax.tree.flatten(out)
         aux_leaves, aux_tree = jax.tree.flatten(aux)
         if options.has_aux:
             trees["aux"] = aux_tree
         for leaf in (*out_leaves, *aux_leaves):
-            if _dtype(leaf) is None:
+            if dtype_of(leaf) is None:
                 raise ArgumentError(f"the function returns {leaf!r}, which is no array; return arrays only.")
         return [*out_leaves, *aux_leaves]
 
@@ -358,28 +363,6 @@ def trace_function(fun: Callable, args: Sequence[Any], kwargs: Mapping[str, Any]
     return Traced(graph, names, options, leaves, in_tree, trees["out"], trees["aux"])
 
 
-def _parted(out: Any, has_aux: bool) -> tuple[Any, Any]:
-    if not has_aux:
-        return out, ()
-    if not (isinstance(out, tuple) and len(out) == 2):
-        raise ArgumentError(f"has_aux=True: expected fun to return (out, aux), not {type(out).__name__}.")
-    return out
-
-
-def _indices(argnums: Any, count: int) -> tuple[int, ...]:
-    try:
-        given = [operator.index(i) for i in (argnums if isinstance(argnums, (tuple, list)) else [argnums])]
-    except TypeError:
-        raise ArgumentError(f"argnums={argnums!r}: expected an int or a tuple of ints.") from None
-    for i in given:
-        if not -count <= i < count:
-            raise ArgumentError(f"argnums={argnums!r} is out of range: the function got {count} argument(s).")
-    indices = tuple(i % count for i in given)
-    if not indices or len(set(indices)) < len(indices):
-        raise ArgumentError(f"argnums={argnums!r}: expected at least one argument, each once.")
-    return indices
-
-
 def _is_per_example(graph: Graph, inputs: Sequence[Var]) -> bool:
     """Tell whether the output is one score for each example of a batch: of vectors, at least."""
     if len(graph.outputs) != 1 or graph.outputs[0].ndim != 1 or not any(v.ndim > 1 for v in inputs):
@@ -388,32 +371,3 @@ def _is_per_example(graph: Graph, inputs: Sequence[Var]) -> bool:
     if slots is None or not slots.axis.is_whole or slots.axis.size != max(v.shape[0] for v in inputs if v.ndim):
         return False
     return slots.numbers is None or len(set(slots.numbers)) == slots.axis.size  # each example once
-
-
-def _check_leaves(arguments: tuple[Any, ...], indices: Sequence[int]) -> tuple[str, ...]:
-    """Return names of the explained leaves, or raise ArgumentError for one that no relevance can be given for."""
-    names = []
-    for i, argument in zip(indices, arguments, strict=True):
-        for path, leaf in jax.tree_util.tree_leaves_with_path(argument):
-            name = f"argument {i}{jax.tree_util.keystr(path)}"
-            dtype = _dtype(leaf)
-            if dtype is None:
-                raise ArgumentError(
-                    f"{name} is {leaf!r} of type {type(leaf).__name__}, which JAX cannot trace; pass arrays, or leave "
-                    "the argument out of argnums."
-                )
-            if not (jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)):
-                raise ArgumentError(
-                    f"{name} has dtype {dtype}; relevance is for real floating-point inputs and integer ids. Leave the "
-                    "argument out of argnums, or close over it."
-                )
-            names.append(name)
-    return tuple(names)
-
-
-def _dtype(leaf: Any) -> Any:
-    """Return the dtype of anything that JAX takes for an array, else None."""
-    try:
-        return jax.dtypes.result_type(leaf)
-    except (TypeError, ValueError):
-        return None

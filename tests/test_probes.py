@@ -189,7 +189,7 @@ def test_audits_under_jit_and_vmap(rules):
     audit = jrlrp.audit(net, X, rules=rules)
     jitted = jax.jit(lambda x: jrlrp.audit(net, x, rules=rules))(X)
     np.testing.assert_allclose(jitted.passed, audit.passed, rtol=1e-9, atol=1e-12)
-    assert jitted.names == audit.names and str(jitted).splitlines()[:-3] == str(audit).splitlines()[:-3]
+    assert jitted.names == audit.names and str(jitted).splitlines()[:-4] == str(audit).splitlines()[:-4]
     single = jax.vmap(lambda x: jrlrp.audit(lambda x: net(x[None])[0], x, rules=rules))(X)
     assert single.received.shape == (4, len(single.names))
     np.testing.assert_allclose(single.inputs.sum(), audit.inputs)
@@ -206,7 +206,7 @@ def test_the_audit_of_ids_and_of_outputs_that_depend_on_nothing(rules):
 
 
 def test_probes_inside_shard_map():
-    mesh, along = Mesh(jax.devices(), ("data",)), PartitionSpec("data")
+    mesh, along = Mesh(jax.devices()[:4], ("data",)), PartitionSpec("data")
     explain = lambda x: jrlrp.relevance(net, rules=jrlrp.epsilon_plus_flat(), capture="*/Conv_0")(x)
     mapped = jax.jit(jax.shard_map(explain, mesh=mesh, in_specs=along, out_specs=along))(X)
     for part, expected in zip(jax.tree.leaves(mapped), jax.tree.leaves(explain(X)), strict=True):
@@ -214,7 +214,7 @@ def test_probes_inside_shard_map():
 
 
 def test_ids_inside_shard_map():
-    table, mesh, along = RNG.normal(size=(9, 5)), Mesh(jax.devices(), ("data",)), PartitionSpec("data")
+    table, mesh, along = RNG.normal(size=(9, 5)), Mesh(jax.devices()[:4], ("data",)), PartitionSpec("data")
     ids = np.array([[1], [2], [3], [4]], np.int32)
     explain = lambda ids: jrlrp.relevance(lambda i: (jax.nn.one_hot(i, 9) @ table).sum(1) @ V, rules=jrlrp.epsilon())(
         ids
@@ -226,3 +226,22 @@ def test_ids_inside_shard_map():
 def test_an_audit_of_nothing():
     audit = jrlrp.audit(lambda x: x, jnp.ones(3))
     assert audit.names == () and "output 1 = inputs 1" in str(audit)
+
+
+@pytest.mark.parametrize(
+    ("fun", "x", "rules", "sentence"),
+    [
+        (lambda x: x @ WEIGHT, [1.0, 2.0], jrlrp.epsilon(), "R may be read as parts of the score"),
+        (lambda x: x @ WEIGHT + 9, [1.0, 2.0], jrlrp.epsilon(), "Biases keep much of the score"),
+        (lambda x: x @ WEIGHT, [1.0, 2.0], jrlrp.epsilon(1.0), "Stabilisers keep much of the score"),
+        (lambda x: x @ WEIGHT, [1.0, -2.0], jrlrp.relative(), "Rules keep or add much"),
+    ],
+)
+def test_an_audit_ends_with_a_sentence(fun, x, rules, sentence):
+    audit = jrlrp.audit(fun, jnp.asarray(x), rules=rules, target=0)
+    assert sentence in str(audit).splitlines()[-1]
+    both = jax.vmap(lambda x: jrlrp.audit(fun, x, rules=rules, target=0))(jnp.asarray([x, x]))
+    assert sentence in str(both).splitlines()[-1]
+
+
+WEIGHT = jnp.asarray([[1.0, 2.0], [1.5, -1.0]])

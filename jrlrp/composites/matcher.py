@@ -89,6 +89,12 @@ def match(
 
     Raises:
       ArgumentError: for a kind that does not exist.
+
+    Example:
+      >>> rules = jrlrp.Composite([(jrlrp.match("affine", first=False), jrlrp.ZPlus())], base=jrlrp.epsilon())
+      >>> model = lambda x: jax.nn.relu(x @ jnp.ones((4, 3))) @ jnp.ones((3, 2))
+      >>> [node.rule for node in jrlrp.plan(model, jnp.ones((2, 4)), rules=rules).nodes]
+      [Epsilon(), Pass(), ZPlus()]
     """
     for name, value, allowed in (("path", path, str), ("first", first, bool), ("last", last, bool)):
         if value is not None and not isinstance(value, allowed):

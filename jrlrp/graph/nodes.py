@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 import numpy as np
 
+from jrlrp.graph.homogeneous import is_homogeneous
 from jrlrp.primitives.intervals import UNKNOWN, Interval
 from jrlrp.primitives.row import Axis, Op
 from jrlrp.trace.control import ControlFlow
@@ -163,7 +164,8 @@ _KINKS = (Op.MAX, Op.MIN, Op.CLAMP, Op.ABS)
 
 @dataclass(frozen=True)
 class AtZero:
-    """What an activation f is at 0: whether f(0) = 0, f'(0), and f(x) / x on either side, if these are two numbers.
+    """What an activation f is at 0: whether f(0) = 0, f'(0), and f(x) / x on either side, if these are two numbers
+    for all x.
 
     Where the two differ, a choice of one of two has the slope of the upper side at 0, a maximum or a size 0.
     """
@@ -186,17 +188,17 @@ class Activation(Node):
     @cached_property
     def at_zero(self) -> AtZero:
         small = 1e-6
-        points = np.array([0.0, small, -small, 1.0, -1.0, 3.0, -3.0, 0.1, -0.1])
-        zero, right, left, up, down, *others = self.function(points)
+        zero, right, left, up, down = self.function(np.array([0.0, small, -small, 1.0, -1.0]))
         if zero != 0:
             return AtZero()
-        expected = [3 * up, 3 * down, 0.1 * up, 0.1 * down]
-        homogeneous = bool(np.allclose(others, expected, 1e-9, 1e-12)) and bool(np.isfinite([up, down]).all())
-        slope = (right - left) / (2 * small) if np.isfinite(left) else right / small
-        if homogeneous and right != -left:
-            slope = 0.0 if any(eqn.op in _KINKS for outer in self.equations for eqn in outer.flat) else up
+        above, below = right / small, -left / small
+        if np.isfinite(below) and not np.isclose(above, below, 1e-3, 1e-9):  # a kink
+            slope = 0.0 if any(eqn.op in _KINKS for outer in self.equations for eqn in outer.flat) else above
+        else:
+            slope = (above + below) / 2 if np.isfinite(below) else above
         slope = slope if np.isfinite(slope) else 0.0
-        return AtZero(True, float(slope), (float(up), -float(down)) if homogeneous else None)
+        scales = np.isfinite([up, down]).all() and is_homogeneous(self.equations, self.inputs[0], self.output)
+        return AtZero(True, float(slope), (float(up), -float(down)) if scales else None)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -154,6 +154,12 @@ def perturbation(
 
     Source: Bach et al. 2015; Samek et al. 2017, "Evaluating the visualization of what a deep neural network has
     learned"; Petsiuk et al. 2018.
+
+    Example:
+      >>> model, x = lambda x: x @ jnp.array([[3.0], [1.0], [2.0]]), jnp.ones((1, 3))
+      >>> curve = metrics.perturbation(model, x, jrlrp.relevance(model)(x), score="logit", levels=(0, 1 / 3, 2 / 3))
+      >>> curve.values
+      array([[6., 3., 1.]], dtype=float32)
     """
     require_function(model)
     for name, value, kind in (("keep", keep, bool), ("absolute", absolute, bool), ("seed", seed, int)):

@@ -8,6 +8,17 @@ except ImportError as error:
 from jrlrp.plot.charts import bars, curves, series, waterfall
 from jrlrp.plot.concepts import concepts
 from jrlrp.plot.maps import heatmaps
-from jrlrp.plot.tokens import tokens, tokens_html, tokens_terminal
+from jrlrp.plot.tokens import joined, tokens, tokens_html, tokens_terminal
 
-__all__ = ["bars", "concepts", "curves", "heatmaps", "series", "tokens", "tokens_html", "tokens_terminal", "waterfall"]
+__all__ = [
+    "bars",
+    "concepts",
+    "curves",
+    "heatmaps",
+    "joined",
+    "series",
+    "tokens",
+    "tokens_html",
+    "tokens_terminal",
+    "waterfall",
+]

@@ -30,10 +30,10 @@ def heatmaps(
     """Draw maps in a grid: a row for each preset, a column for each example, red for and blue against.
 
     Args:
-      relevance: maps of shape (height, width), (N, height, width) or with a last axis of channels, which is summed; or
-        a dict from names to such maps.
-      images: the examples, of shape (N, height, width) or (N, height, width, 1 or 3): the first row (column), and
-        what maps are laid over.
+      relevance: maps of shape (height, width) or (N, height, width), or with a last axis of channels, which is summed;
+        or a dict from names to such maps. (A, B, 1, 3 or 4) is one image if A and B are more than 4.
+      images: the examples, of such shapes, with 1 or 3 channels if any: the first row (column), and what maps are laid
+        over.
       masks: where something is that maps should find, of the maps' shape: outlined in green.
       titles: what the examples are called.
       shared: whether all maps have one scale and colour bar, or each its own.
@@ -48,6 +48,10 @@ def heatmaps(
 
     Raises:
       ArgumentError: for arrays whose shapes do not go together.
+
+    Example:
+      >>> figure = plot.heatmaps({"default": np.eye(8)[None]}, images=np.ones((1, 8, 8, 3)), titles=["an image"])
+      >>> figure.savefig("map.png")  # doctest: +SKIP
     """
     rows = {name: as_maps(maps, "heatmaps") for name, maps in as_named(relevance).items()}
     pictures = None if images is None else as_pictures(images, "heatmaps")

@@ -1,6 +1,7 @@
 """Coloured words: for a figure, a web page and a terminal."""
 
 import html
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -11,13 +12,42 @@ from jrlrp.errors import ArgumentError
 from jrlrp.plot.picture import Picture
 from jrlrp.plot.scaling import ink, limit, rgb, scaled
 
+_SPECIAL = re.compile(r"\[[A-Z]+\]|<[^<>]*>")  # [CLS], <s>, <|endoftext|>
 
-def tokens(words: Sequence[str], relevance: Any, *, width: float = 7.0, quantile: float = 1.0) -> Figure:
+
+def joined(words: Sequence[str], relevance: Any) -> tuple[list[str], np.ndarray]:
+    """Return whole words and their relevance, the sum of their pieces'.
+
+    Pieces are what "##" goes on with (WordPiece), or what has no "▁" or "Ġ" before it (SentencePiece, byte-level BPE)
+    where others have; [CLS], <s> and their like stay apart. Words without such signs stay as they are.
+
+    Args, errors: as for `tokens`.
+    """
+    values = _one_each(words, relevance)
+    begins = any(word.startswith(("▁", "Ġ")) for word in words)
+    found: list[str] = []
+    sums: list[float] = []
+    for k, (word, value) in enumerate(zip(words, values, strict=True)):
+        apart = _SPECIAL.fullmatch(word) or (k and _SPECIAL.fullmatch(words[k - 1]))
+        piece = word.startswith("##") or (begins and not word.startswith(("▁", "Ġ")))
+        text = word.removeprefix("##") if piece else word.lstrip("▁Ġ") if begins else word
+        if piece and found and not apart:
+            found[-1], sums[-1] = found[-1] + text, sums[-1] + value
+        else:
+            found.append(text)
+            sums.append(value)
+    return found, np.array(sums)
+
+
+def tokens(
+    words: Sequence[str], relevance: Any, *, join: bool = True, width: float = 7.0, quantile: float = 1.0
+) -> Figure:
     """Draw words on the colours of their relevance, red for and blue against.
 
     Args:
       words: the tokens.
       relevance: a number for each, of shape (len(words),).
+      join: whether pieces of words become words, see `joined`.
       width: of the figure, in inches; lines are broken to fit.
       quantile: of |R| that gets the full colour.
 
@@ -27,7 +57,7 @@ def tokens(words: Sequence[str], relevance: Any, *, width: float = 7.0, quantile
     Raises:
       ArgumentError: unless there is one number for each word.
     """
-    coloured = _coloured(words, relevance, quantile)
+    coloured = [(word, colour) for word, _, colour in _coloured(words, relevance, join, quantile)]
     letters = int(width * 10)  # that fit a line of a fixed-width font of 11 points
     lines = list(_lines([word for word, _ in coloured], letters))
     figure = Picture(figsize=(width, 0.32 * (len(lines) or 1) + 0.15))
@@ -42,37 +72,47 @@ def tokens(words: Sequence[str], relevance: Any, *, width: float = 7.0, quantile
     return figure
 
 
-def tokens_html(words: Sequence[str], relevance: Any, *, quantile: float = 1.0) -> str:
+def tokens_html(words: Sequence[str], relevance: Any, *, join: bool = True, quantile: float = 1.0) -> str:
     """Return a fragment of HTML with words on the colours of their relevance, each with its number as a tooltip.
 
     Args, errors: as for `tokens`.
     """
-    numbers = np.asarray(relevance, float).ravel()
     spans = [
         f'<span style="background:rgb{colour};color:{ink(colour)};padding:0 .15em" title="{number:.3g}">'
         f"{html.escape(word)}</span>"
-        for (word, colour), number in zip(_coloured(words, relevance, quantile), numbers, strict=True)
+        for word, number, colour in _coloured(words, relevance, join, quantile)
     ]
     return f'<p style="line-height:1.6">{" ".join(spans)}</p>'
 
 
-def tokens_terminal(words: Sequence[str], relevance: Any, *, quantile: float = 1.0) -> str:
+def tokens_terminal(words: Sequence[str], relevance: Any, *, join: bool = True, quantile: float = 1.0) -> str:
     """Return words on the colours of their relevance, for a terminal that knows 24-bit colours.
 
     Args, errors: as for `tokens`.
     """
     parts = []
-    for word, (red, green, blue) in _coloured(words, relevance, quantile):
+    for word, _, (red, green, blue) in _coloured(words, relevance, join, quantile):
         writing = 30 if ink((red, green, blue)) == "#000000" else 97
         parts.append(f"\x1b[{writing};48;2;{red};{green};{blue}m{_plain(word)}\x1b[0m")
     return " ".join(parts)
 
 
-def _coloured(words: Sequence[str], relevance: Any, quantile: float) -> list[tuple[str, tuple[int, int, int]]]:
+def _coloured(
+    words: Sequence[str], relevance: Any, join: bool, quantile: float
+) -> list[tuple[str, float, tuple[int, int, int]]]:
+    """Return words, their relevance and its colour."""
+    values = _one_each(words, relevance)
+    if join:
+        words, values = joined(words, values)
+    colours = [rgb(v) for v in scaled(values, limit(values, quantile))]
+    return list(zip(words, values.tolist(), colours, strict=True))
+
+
+def _one_each(words: Sequence[str], relevance: Any) -> np.ndarray:
     values = np.asarray(relevance, float)
     if isinstance(words, str) or values.shape != (len(words),):
         raise ArgumentError(f"tokens: relevance of shape {values.shape} for {len(words)} words; expected one for each.")
-    return [(word, rgb(v)) for word, v in zip(words, scaled(values, limit(values, quantile)), strict=True)]
+    return values
 
 
 def _plain(word: str) -> str:

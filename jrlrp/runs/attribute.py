@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jrlrp
-from jrlrp.batches import rows, shown
+from jrlrp.batches import jitted, rows, shown
 from jrlrp.composites.composite import Composite
 from jrlrp.errors import ArgumentError
 from jrlrp.runs import reading
@@ -65,6 +65,12 @@ def attribute(
 
     Raises:
       ArgumentError: for wrong options, a store that has another run, or an item that cannot be read.
+
+    Example:
+      >>> explain = jrlrp.value_and_relevance(lambda x: x @ jnp.ones((8, 3)))
+      >>> run = runs.attribute(explain, np.ones((100, 8), np.float32), store, batch_size=32, progress=False)
+      >>> run.relevance.shape, run.value[:2].shape, run.is_complete
+      ((100, 8), (2, 3), True)
     """
     reductions, size = dict(reductions or {}), rows(batch_size, batch_size)
     part, parts = _process(process)
@@ -72,8 +78,8 @@ def attribute(
     storage, total = Storage(str(store)), len(source)
     ends = [reading.item(source, k) for k in dict.fromkeys((0, total // 2, total - 1))]
     like = reading.template(source, ends)
-    jitted, pair = explain if isinstance(explain, jax.stages.Wrapped) else jax.jit(explain), _pairing(explain)
-    outputs = _outputs(lambda *batch: pair(jax.eval_shape(jitted, *batch)), like, size, dtype)
+    compiled, pair = jitted(explain), _pairing(explain)
+    outputs = _outputs(lambda *batch: pair(jax.eval_shape(compiled, *batch)), like, size, dtype)
     identity = {
         "jrlrp": jrlrp.__version__,
         "description": dict(description or {}),
@@ -91,7 +97,7 @@ def attribute(
     keeper = _Keeper(storage, identity, reductions, part)
     chunks = reading.chunks(source, like, keeper.next, keeper.end, size, on_error == "raise")
     left = keeper.end - keeper.next
-    run = lambda arguments: pair(jitted(*_placed(arguments, mesh)))
+    run = lambda arguments: pair(compiled(*_placed(arguments, mesh)))
     _explain_all(run, shown(chunks, "explaining" if progress is True else progress, left), keeper)
     return Run(storage, identity, reductions)
 

@@ -108,6 +108,10 @@ def _primitives(jaxpr: Any) -> Iterator[Any]:
 
 _OWN = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _INSTALLED = ("site-packages", "dist-packages", os.path.dirname(os.__file__))
+_TYPED = ("<stdin>", "<string>")
+_JAX = ("jax/", "torchax/", "torch/", "functools.py", "contextlib.py")  # what lies between a package and its equations
+
+NAMED, WHOLE = "@", "@@"  # ends of the names that `modules.named` gives
 
 _TRANSFORM = re.compile(r"\b\w+\(([^()]*)\)")
 
@@ -292,29 +296,50 @@ def is_literal(atom: Any) -> bool:
 
 
 def path_of(eqn: Any) -> str:
-    """Return the module path in the equation's name stack, without the names of JAX's transforms."""
+    """Return the module path in the equation's name stack, without the names of JAX's transforms.
+
+    What a library calls its own functions within a module whose name is marked as `WHOLE` is left out.
+    """
     path = str(eqn.source_info.name_stack)
     while _TRANSFORM.search(path):
         path = _TRANSFORM.sub(r"\1", path)
-    return "/".join(part for part in path.split("/") if part)
+    found, within = [], False
+    for part in filter(None, path.split("/")):
+        name = part.rstrip(NAMED)
+        if name != part:
+            within = part.endswith(WHOLE)
+        if name and (name != part or not within):
+            found.append(name)
+    return "/".join(found)
 
 
 def source_of(eqn: Any) -> str:
     """Return "file:line (function)" of the user's line that made the equation; empty inside JAX's own functions.
 
-    The user's line is the innermost one outside installed packages; failing that, the innermost outside JAX. In a
-    notebook the file is a cell, "In[3]".
+    The user's line is the innermost one outside installed packages. Where a package made the equation in between, its
+    line comes after: "model.py:12 (Net.__call__), in flax/nnx/nn/linear.py:422 (Linear.__call__)". In a notebook the
+    file is a cell, "In[3]".
     """
-    traceback = eqn.source_info.traceback
+    traceback, inside = eqn.source_info.traceback, ""
     for frame in traceback.frames if traceback is not None else ():
         name = frame.file_name
-        if name.startswith(_OWN) or any(part in name for part in _INSTALLED):
+        if name.startswith(_OWN) or not (".py" in name or name in _TYPED or _cell(name)):
             continue
-        file = _cell(name) or (_shortened(name) if ".py" in name else None)
-        if file is not None:
-            return f"{file}:{frame.line_num} ({frame.function_name.rpartition('.<locals>.')[2]})"
+        line = f"{frame.line_num} ({frame.function_name.rpartition('.<locals>.')[2]})"
+        package = _in_package(name)
+        if package == name:
+            return f"{_cell(name) or _shortened(name)}:{line}" + (inside and f", in {inside}")
+        if not (inside or package.startswith(_JAX)):
+            inside = f"{package}:{line}"
     summary = source_info_util.summarize(eqn.source_info)
-    return "" if "unknown" in summary or ":" not in summary or summary.startswith(_OWN) else summary
+    if "unknown" in summary or ":" not in summary or summary.startswith(_OWN):
+        return inside
+    return inside or _in_package(summary)
+
+
+def _in_package(name: str) -> str:
+    """Return a file's name from its package on, or as it is if it lies in none that is installed."""
+    return next((name.rpartition(f"{part}/")[2] for part in _INSTALLED if part in name), name)
 
 
 def _cell(name: str) -> str | None:
@@ -370,10 +395,12 @@ def with_params(eqn: Any, params: dict[str, Any]) -> Any:
 
 
 def known(value: Any, limit: int) -> np.ndarray | None:
-    """Return an array of at most so many entries as numbers, None if it is traced, larger, or not all here."""
+    """Return an array of at most so many entries as numbers, None if it is traced, larger, of keys, or not all here."""
     if not isinstance(value, (np.ndarray, jax.Array)) or isinstance(value, jax.core.Tracer) or value.size > limit:
         return None
     if isinstance(value, jax.Array) and not value.is_fully_addressable:
+        return None
+    if jax.dtypes.issubdtype(value.dtype, jax.dtypes.extended):
         return None
     with jax.transfer_guard("allow"):
         return np.asarray(value)

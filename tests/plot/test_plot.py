@@ -174,6 +174,35 @@ def test_tokens():
     assert figure.get_figheight() > plot.tokens(WORDS, R).get_figheight()
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_one_image_with_channels_is_one_map(channels):
+    one = np.random.default_rng(0).normal(size=(8, 10, channels))
+    figure = plot.heatmaps(one, np.random.default_rng(1).uniform(size=(8, 10, channels)))
+    picture, drawn_map = figure.axes[:2]
+    assert picture.images[0].get_array().shape[:2] == drawn_map.images[0].get_array().shape == (8, 10)
+    assert len(figure.axes) == 3  # the third is the colour bar
+
+
+@pytest.mark.parametrize(
+    ("pieces", "words"),
+    [
+        (["[CLS]", "un", "##happ", "##y", "end", "[SEP]"], {"[CLS]": 1, "unhappy": 14, "end": 16, "[SEP]": 32}),
+        (["<s>", "▁un", "happy", "▁end", "</s>"], {"<s>": 1, "unhappy": 6, "end": 8, "</s>": 16}),
+        (["un", "happy", "Ġend"], {"unhappy": 3, "end": 4}),
+        (["<|endoftext|>", "un", "happy", "Ġend"], {"<|endoftext|>": 1, "unhappy": 6, "end": 8}),
+        (["un", "happy"], {"un": 1, "happy": 2}),
+        ([], {}),
+    ],
+)
+def test_pieces_are_joined_to_words(pieces, words):
+    own, sums = plot.joined(pieces, 2.0 ** np.arange(len(pieces)))
+    assert dict(zip(own, sums, strict=True)) == words
+    page = plot.tokens_html(pieces, np.ones(len(pieces)))
+    assert page.count("<span") == len(words)
+    assert plot.tokens_html(pieces, np.ones(len(pieces)), join=False).count("<span") == len(pieces)
+    assert len(plot.tokens(pieces, np.ones(len(pieces))).texts) == len(words)
+
+
 def test_tokens_of_a_page_are_escaped_and_coloured():
     page = plot.tokens_html(WORDS, R)
     assert "<b>" not in page and "&lt;b&gt;brilliant" in page and page.count("<span") == 5
@@ -219,9 +248,9 @@ def test_waterfall():
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        (lambda: plot.heatmaps(np.ones(5)), "expected (N, height, width)"),
+        (lambda: plot.heatmaps(np.ones(5)), "expected (height, width) or (N, height, width)"),
         (lambda: plot.heatmaps(MAPS, IMAGES[:2]), "expected one for each example"),
-        (lambda: plot.heatmaps(MAPS, np.ones((3, 8, 10, 5))), "(N, height, width, 1 or 3)"),
+        (lambda: plot.heatmaps(MAPS, np.ones((3, 8, 10, 5))), "with or without a last axis of 1 or 3 channels"),
         (lambda: plot.heatmaps(MAPS, titles=["a"]), "1 titles for 3 examples"),
         (
             lambda: plot.heatmaps(MAPS, masks=np.ones((3, 4, 4))),

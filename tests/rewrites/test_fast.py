@@ -78,7 +78,7 @@ def test_depthwise_convolutions_and_max_pools_inside_shard_map(rules):
         )
 
     explain = lambda x, w: jrlrp.relevance(net, rules=rules)(x, w)
-    mesh, along, whole = Mesh(jax.devices(), ("data",)), PartitionSpec("data"), PartitionSpec()
+    mesh, along, whole = Mesh(jax.devices()[:4], ("data",)), PartitionSpec("data"), PartitionSpec()
     mapped = jax.jit(jax.shard_map(explain, mesh=mesh, in_specs=(along, whole), out_specs=along))
     np.testing.assert_allclose(mapped(x, w), explain(x, w), rtol=1e-9, atol=1e-12)
 

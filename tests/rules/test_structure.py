@@ -267,3 +267,39 @@ def test_gradient_is_gradient_times_input_of_the_node():
 def test_block_hands_nothing_on():
     r = jrlrp.relevance(lambda x: x @ jnp.ones((2, 2)) + x, rules=jrlrp.Block())(jnp.asarray([1.0, 3.0]))
     np.testing.assert_allclose(r, [0.0, 3.0], rtol=1e-5)  # what x itself has a part in
+
+
+KINKED = {  # linear on both sides of 0, but not everywhere
+    "relu6": (jax.nn.relu6, lambda x: np.clip(x, 0, 6)),
+    "clip": (lambda x: jnp.clip(x, -5, 5), lambda x: np.clip(x, -5, 5)),
+    "minimum": (lambda x: jnp.minimum(x, 6), lambda x: np.minimum(x, 6)),
+    "soft threshold": (
+        lambda x: jnp.sign(x) * jnp.maximum(jnp.abs(x) - 5, 0),
+        lambda x: np.sign(x) * np.maximum(np.abs(x) - 5, 0),
+    ),
+    "hard threshold": (lambda x: jnp.where(jnp.abs(x) > 5, x, 0), lambda x: np.where(np.abs(x) > 5, x, 0)),
+    "bump": (
+        lambda x: jax.nn.relu(x - 4) - 2 * jax.nn.relu(x - 5) + jax.nn.relu(x - 6),
+        lambda x: np.maximum(1 - np.abs(x - 5), 0),
+    ),
+    "far": (lambda x: jnp.minimum(x, 1e5), lambda x: np.minimum(x, 1e5)),
+}
+
+
+@pytest.mark.parametrize("name", KINKED)
+@pytest.mark.parametrize("rules", [jrlrp.Zero(), jrlrp.epsilon(0.0), jrlrp.attn_lrp(), None])
+def test_an_activation_passes_all_relevance_wherever_its_kinks_are(name, rules):
+    act, expected = KINKED[name]
+    x = jnp.asarray([[8.0, 3.0, -7.0, 4.6, 0.0, -0.5, 2e5, 6.0]])
+    r = jrlrp.relevance(lambda x: act(x) @ (1 + jnp.arange(16.0).reshape(8, 2)), rules=rules, target=0)(x)
+    np.testing.assert_allclose(r, expected(np.asarray(x)) * (1 + np.arange(0, 16, 2)), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("act", [jax.nn.relu, lambda x: jnp.clip(x, 0), lambda x: jnp.clip(x, 0, 6), jax.nn.relu6])
+def test_units_that_are_0_hand_no_ratio_on(act):
+    w = jnp.asarray([[1.0, 2.0], [-1.0, 1.0]])
+    _, inner = jrlrp.relevance(lambda x: act(x @ w) @ jnp.ones(2), rules=jrlrp.Zero(), capture="dense*", ratio=True)(
+        jnp.asarray([1.0, 1.0])
+    )
+    first = next(iter(inner.values()))
+    np.testing.assert_array_equal(first, [0, 1])
