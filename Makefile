@@ -40,7 +40,7 @@ test-models: $(VENV)/.models
 # and LXT on the same modules. Of LXT's newer code, which is no package (Qwen3-MoE), with LXT_CODE=FOLDER.
 test-torch: $(TORCH)/.torch
 	JAX_PLATFORMS=cpu $(TORCH)/bin/python tests/torch_models/test_coverage.py $(ARGS)
-	JAX_PLATFORMS=cpu $(TORCH)/bin/python -m pytest -k 'not is_explained' tests/torch_models/test_coverage.py
+	JAX_PLATFORMS=cpu $(TORCH)/bin/python -m pytest -k 'not is_explained and not is_the_peers' tests/torch_models
 	JAX_PLATFORMS=cpu $(TORCH)/bin/python tests/torch_models/test_parity.py zennit
 	JAX_PLATFORMS=cpu PYTHONPATH=$(TORCH)/lxt $(TORCH)/bin/python tests/torch_models/test_parity.py lxt
 	$(if $(LXT_CODE),JAX_PLATFORMS=cpu PYTHONPATH=$(LXT_CODE) $(TORCH)/bin/python tests/torch_models/test_parity.py lxt)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jrlrp.primitives.register import look_up
 from jrlrp.primitives.row import Op, Row
 from jrlrp.primitives.table import named, opaque
-from jrlrp.trace import compat, custom_call, shards
+from jrlrp.trace import compat, custom_call, shards, spellings
 from jrlrp.trace.control import Body, ControlFlow
 from jrlrp.trace.program import Added, Equation, Literal, Program, Var
 
@@ -122,8 +122,8 @@ class _Inliner:
             spelled = None if kept else self._spelled(eqn, row)
             if not kept and (pieces := self._pieces(eqn, row, arguments)):
                 shapes = [jax.ShapeDtypeStruct(v.shape, v.dtype) for v in pieces]
-                spelled, arguments = compat.product_of_pieces(eqn, shapes), pieces
-            if row.op is Op.SCATTER and spelled is None and compat.applies_function(eqn):
+                spelled, arguments = spellings.product_of_pieces(eqn, shapes), pieces
+            if row.op is Op.SCATTER and spelled is None and spellings.applies_function(eqn):
                 row = opaque(row)
             if layouts is not None and row.op is Op.REMAT and not _is_heavy(layouts[0][0]):
                 # A remat of operations that cost little is a mere call: what stands around them may belong with them.
@@ -153,11 +153,11 @@ class _Inliner:
 
     def _spelled(self, eqn: Any, row: Row) -> Any | None:
         """Return a jaxpr of simpler equations in the place of one, None for those that stay."""
-        if row.op is Op.SCATTER and compat.applies_function(eqn):
-            return compat.applied_at(eqn)
+        if row.op is Op.SCATTER and spellings.applies_function(eqn):
+            return spellings.applied_at(eqn)
         if row.op is Op.PRODUCT and jnp.issubdtype(eqn.outvars[0].aval.dtype, jnp.inexact):
-            return compat.product_of_slices(eqn)
-        return compat.reduced(eqn)
+            return spellings.product_of_slices(eqn)
+        return spellings.reduced(eqn)
 
     def _pieces(self, eqn: Any, row: Row, arguments: Sequence[Var]) -> list[Var]:
         """Return what is stacked along the one axis over which an equation multiplies; empty if nothing is.

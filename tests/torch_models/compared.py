@@ -16,6 +16,7 @@ SMALL = {
     "num_attention_heads": 4,
     "intermediate_size": 20,
     "max_position_embeddings": 8,
+    "use_cache": False,
     "pad_token_id": None,
     "bos_token_id": None,
     "eos_token_id": None,

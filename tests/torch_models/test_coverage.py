@@ -8,6 +8,7 @@ import argparse
 import os
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import cache
@@ -35,11 +36,12 @@ TABLE = Path(__file__).with_name("coverage.md")
 HEAD = """# Torch modules
 
 `make test-torch` writes this table: modules of torchvision 0.26.0 and transformers 5.24, their numbers random and in
-float64, through torchax 0.0.13, explained by `default()` for their highest score. torchvision's have their own widths,
-transformers' are small; of blocks that repeat there are two, and what is the same module then is one row. The least
-number of layers is two. Nothing is unsupported in any of them. Gap is what neither reached the inputs nor is known to
-have been absorbed, in parts of the largest Σ|R| of a node; gradient is how far `gradient_times_input()` is from torch's
-own, in parts of the largest Σ|x ∂score/∂x| of an entry; the seconds are mostly compilation, of two models at a time.
+float64, through torchax 0.0.13, explained by `default()` for their highest score. transformers' are small, of two
+layers at least; torchvision's have their own widths, and of blocks that repeat two. What then differs in widths alone
+is one row, its numbers those of the narrowest. Nothing is unsupported in any of them. Gap is what neither reached the
+inputs nor is known to have been absorbed, in parts of the largest Σ|R| of a node; gradient is how far
+`gradient_times_input()` is from torch's own, in parts of the largest Σ|x ∂score/∂x| of an entry; the seconds are mostly
+compilation, of two models at a time.
 """
 CLOSED, EXACT = 1e-5, 1e-5
 
@@ -57,13 +59,22 @@ class Row:
         return f"{self.nodes} | {self.gap:.0e} | {self.gradient:.0e} | {self.seconds:.0f}"
 
 
-def examine(room: str, name: str) -> Row:
-    """Check one model, and return what was found."""
-    started, model = time.perf_counter(), ROOMS[room].make(name)
+def planned(model: Model) -> jrlrp.Plan:
+    """Return a plan in which nothing is unsupported, and relevance reaches all inputs."""
     scores, params, inputs = in_jax(model)
-    every = tuple(range(1, 1 + len(inputs)))
-    plan = jrlrp.plan(scores, params, *inputs, argnums=every)
+    plan = jrlrp.plan(scores, params, *inputs, argnums=tuple(range(1, 1 + len(inputs))))
     assert plan.unsupported == [] and plan.coverage == 1.0 and not plan.unreached, str(plan)
+    return plan
+
+
+def examine(room: str, names: Sequence[str]) -> Row:
+    """Check models that differ in widths alone, the first of them by numbers, and return what was found."""
+    started, first = time.perf_counter(), names[0]
+    for name in names[1:]:
+        planned(ROOMS[room].make(name))
+    model = ROOMS[room].make(first)
+    plan, (scores, params, inputs) = planned(model), in_jax(model)
+    every = tuple(range(1, 1 + len(inputs)))
 
     def explained(params, *inputs):
         audit = jrlrp.audit(scores, params, *inputs, argnums=every)
@@ -86,19 +97,19 @@ def examine(room: str, name: str) -> Row:
 
 
 @cache
-def rows() -> list[tuple[str, str, str]]:
-    """Return room, name and title of each row: of modules that are the same, the first stands for all."""
-    return [(room, names[0], ", ".join(names)) for room, made in ROOMS.items() for names in made.alike_names()]
+def rows() -> list[tuple[str, tuple[str, ...]]]:
+    """Return room and names of each row."""
+    return [(room, names) for room, made in ROOMS.items() for names in made.alike_names()]
 
 
 def pytest_generate_tests(metafunc):
     if "room" in metafunc.fixturenames:
-        metafunc.parametrize(("room", "name"), [(room, name) for room, name, _ in rows()])
+        metafunc.parametrize(("room", "names"), rows(), ids=lambda part: part if isinstance(part, str) else part[0])
 
 
-def test_a_module_is_explained(room, name):
+def test_a_module_is_explained(room, names):
     with jax.enable_x64(True):
-        print(examine(room, name))
+        print(examine(room, names))
 
 
 @pytest.mark.parametrize("name", hugging_face.CANNOT)
@@ -128,39 +139,39 @@ def test_the_map_of_a_score_that_is_nan_is_nan():
     assert jrlrp.audit(scores, params, *inputs, argnums=1).unknown == 1
 
 
-def _alone(room: str, name: str) -> Row | str:
+def _alone(room: str, names: Sequence[str]) -> Row | str:
     torch.set_num_threads(1)
     jax.config.update("jax_disable_most_optimizations", True)  # LLVM's would take half of the time
     try:
         with jax.enable_x64(True):
-            return examine(room, name)
+            return examine(room, names)
     except Exception as error:  # the others are wanted too
         return f"{type(error).__name__}: {error}"
 
 
 def main(chosen: list[str], processes: int) -> int:
     """Print a row for each model, and keep the table if it is of all; return how many of them failed."""
-    wanted = [row for row in rows() if not chosen or row[1] in chosen]
-    found: dict[tuple[str, str], Row | str] = {}
+    wanted = [row for row in rows() if not chosen or set(row[1]).intersection(chosen)]
+    found: dict[tuple[str, tuple[str, ...]], Row | str] = {}
     with ProcessPoolExecutor(processes, get_context("spawn"), max_tasks_per_child=8) as pool:
-        futures = {pool.submit(_alone, room, name): (room, name) for room, name, _ in wanted}
+        futures = {pool.submit(_alone, *row): row for row in wanted}
         for future in as_completed(futures):
             key = futures[future]
             found[key] = future.result()
-            print(f"{len(found)}/{len(wanted)} {key[0]} | {key[1]} | {str(found[key])[:2000]}", flush=True)
-    failed = [name for (_, name), row in found.items() if isinstance(row, str)]
+            print(f"{len(found)}/{len(wanted)} {key[0]} | {key[1][0]} | {str(found[key])[:2000]}", flush=True)
+    failed = [names[0] for (_, names), row in found.items() if isinstance(row, str)]
     print(f"{len(wanted) - len(failed)} passed, {len(failed)} failed: {', '.join(failed) or 'none'}")
     if not chosen and not failed:
         TABLE.write_text(table(found), encoding="utf-8")
     return len(failed)
 
 
-def table(found: dict[tuple[str, str], Row]) -> str:
+def table(found: dict[tuple[str, tuple[str, ...]], Row]) -> str:
     """Return the text of the table."""
     lines = [HEAD]
     for room in ROOMS:
-        own = [(title, found[room, name]) for of, name, title in rows() if of == room]
-        count = sum(title.count(",") + 1 for title, _ in own)
+        own = [(", ".join(names), found[room, names]) for of, names in rows() if of == room]
+        count = sum(len(names) for of, names in rows() if of == room)
         worst = f"worst gap {max(r.gap for _, r in own):.0e}, worst gradient {max(r.gradient for _, r in own):.0e}"
         lines += [f"## {room}: {count} models, {worst}", "", "| model | nodes | gap | gradient | seconds |"]
         lines += ["|---|---|---|---|---|", *(f"| {title} | {row} |" for title, row in own), ""]

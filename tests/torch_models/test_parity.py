@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable
 from copy import deepcopy
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -157,13 +157,20 @@ def test_relevance_is_the_peers(peer, name, case):
         assert deviation <= bound(peer, name, dtype), f"{dtype}: {deviation:.1e}"
 
 
-def main(peer: str) -> int:
-    """Print a row for each module that a peer explains; return how many deviate by more than they may."""
-    packages = ", ".join(f"{package} {version(package)}" for package in (peer, "torch", "torchvision", "transformers"))
+def _version(package: str) -> str:
+    try:
+        return f"{package} {version(package)}"
+    except PackageNotFoundError:
+        return f"{package}, from a folder"
+
+
+def main(peer: str, *names: str) -> int:
+    """Print a row for each module that a peer explains, or for some; return how many deviate by more than they may."""
+    packages = ", ".join(map(_version, (peer, "torch", "torchvision", "transformers")))
     print(f"{packages}\n\n| module | {peer} | float64 | float32 | bfloat16, of float32 |\n|---|---|---|---|---|")
     failed = 0
     for (name, case), compare in CASES[peer].items():
-        if is_there(peer, name, case):
+        if is_there(peer, name, case) and (not names or name in names):
             found = compare(name, case)
             far = any(deviation > bound(peer, name, dtype) for dtype, deviation in found.items())
             failed += far
@@ -173,4 +180,4 @@ def main(peer: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(*sys.argv[1:]))

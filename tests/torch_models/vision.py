@@ -28,17 +28,22 @@ DENSE = {"densenet121": (32, 64), "densenet161": (48, 96), "densenet169": (32, 6
 SIZES = {"inception": 96, "maxvit": 224, "mvit": 224, "vit_h": 56}  # of images; or 64
 FRAMES = {"mvit": 16, "s3d": 16}  # or 8
 
+# What a module says of its widths: channels, groups of channels, features.
+WIDTHS = re.compile(r"\b\d+, \d+(?=, kernel)|(?<=groups=)\d+|(?<=Norm[23]d\()\d+|(?<=features=)\d+|(?<=\(\()\d+,")
+
 NAMES = tuple(
     name for name in torchvision.models.list_models() if not any(fnmatch(name, pattern) for pattern in LEFT_OUT)
 )
 
 
 def alike_names() -> list[tuple[str, ...]]:
-    """Return the names, those together that are the same module when blocks that repeat are cut to two."""
-    found: dict[str, list[str]] = {}
+    """Return the names, those together that differ in widths alone once blocks that repeat are two, narrowest first."""
+    found: dict[str, list[tuple[int, str]]] = {}
     for name in NAMES:
-        found.setdefault(written(part(name)[0]), []).append(name)
-    return [tuple(names) for names in found.values()]
+        module = part(name)[0]
+        size = sum(p.numel() for p in module.parameters())
+        found.setdefault(WIDTHS.sub("", written(module)), []).append((size, name))
+    return [tuple(name for _, name in sorted(names)) for names in found.values()]
 
 
 def make(name: str) -> Model:
