@@ -139,11 +139,21 @@ PADDING = {
         lambda x: lax.reduce_window(pad(x, 1, 1, 0), 0.0, lax.add, (1, 2, 1), (1, 2, 1), "VALID"),
     ),
 }
+
+
+def reduced(x, start, function):
+    return lax.reduce(x, start, function, (1,))[:, None]
+
+
+def later_maximum(a, b):
+    return jnp.maximum(b, a)
+
+
 WINDOWS = ((1, 2, 1), (1, 2, 1), ((0, 0), (1, 1), (0, 0)))
 REDUCED = {  # by a function of the user's, or from a beginning that is traced
-    "sum": (lambda x: x.sum(1) @ W, lambda x: lax.reduce(x, jnp.zeros((), x.dtype), jnp.add, (1,)) @ W),
-    "maximum": (lambda x: (x @ W).max(1), lambda x: lax.reduce(x @ W, -jnp.inf, lambda a, b: jnp.maximum(b, a), (1,))),
-    "least": (lambda x: (x @ W).min(1), lambda x: lax.reduce(x @ W, jnp.inf, jnp.minimum, (1,))),
+    "sum": (lambda x: x.sum(1, keepdims=True) @ W, lambda x: reduced(x, jnp.zeros((), x.dtype), jnp.add) @ W),
+    "maximum": (lambda x: (x @ W).max(1, keepdims=True), lambda x: reduced(x @ W, -jnp.inf, later_maximum)),
+    "least": (lambda x: (x @ W).min(1, keepdims=True), lambda x: reduced(x @ W, jnp.inf, jnp.minimum)),
     "average pool": (
         lambda x: lax.reduce_window(x @ W, 0.0, lax.add, *WINDOWS) / 2,
         jax.jit(lambda x: lax.reduce_window(x @ W, jnp.array(0, x.dtype), lax.add, *WINDOWS) / 2),
