@@ -341,6 +341,7 @@ def alike_names() -> list[tuple[str, ...]]:
 
 def built(kind: str, options: dict[str, Any], attention: str = "sdpa") -> Any:
     """Return a model of transformers of the kind's task, its numbers random, in float64."""
+    torch.manual_seed(0)  # for biases and gains, to which random numbers are added
     config = transformers.AutoConfig.for_model(kind, **{k: v for k, v in options.items() if v is not ...})
     config.architectures = []  # of several with one task, the first
     config._experts_implementation = "batched_mm"  # torchax has no lowering of `aten::_grouped_mm`
