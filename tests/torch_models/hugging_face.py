@@ -318,6 +318,7 @@ CANNOT = {
     "longformer": "indexes with a traced mask",
     "nystromformer": "adds one of torch's own tensors, made on the way, to one of torchax's",
     "switch_transformers": "sends tokens to experts by `nonzero`, whose size depends on values",
+    "xmod": "indexes with a traced mask",
 }
 # What jrlrp has no rule for.
 UNSUPPORTED = {
