@@ -26,7 +26,7 @@ LEFT_OUT = {
     "raft_*": "no scores: it says where pixels move",
 }
 DENSE = {"densenet121": (32, 64), "densenet161": (48, 96), "densenet169": (32, 64), "densenet201": (32, 64)}
-SIZES = {"inception": 96, "maxvit": 224, "vit_h": 56}  # of images; or 64
+SIZES = {"inception": 96, "maxvit": 224, "s3d": 224, "ssd300": 300, "vit_h": 56}  # of images; or 64
 FRAMES = {"s3d": 16}  # or 8
 
 # What a module says of its widths: channels, groups of channels, features.
