@@ -202,7 +202,7 @@ def relevance(
         primitives=primitives,
     )
 
-    @wraps(fun, updated=())  # a module has its layers in its __dict__
+    @wraps(fun, updated=())
     def explained(*args, **kwargs):
         value, result = both(*args, **kwargs)
         return (result, value[1]) if has_aux else result

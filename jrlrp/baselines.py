@@ -164,7 +164,7 @@ def occlusion(
         raise ArgumentError(f"occlusion(argnums={argnums!r}): expected an int; windows are of one array.")
     check_argnums("occlusion", argnums)
 
-    @wraps(fun)
+    @wraps(fun, updated=())
     def occluded(*args: Any, **kwargs: Any) -> Array:
         (x,) = _explained(args, (argnums,))
         x = jnp.asarray(x)
@@ -203,7 +203,7 @@ def _attribution(fun: Callable, argnums: Any, target: Any, method: Callable) -> 
     single = not isinstance(argnums, (tuple, list))
     chosen = (argnums,) if single else tuple(argnums)
 
-    @wraps(fun)
+    @wraps(fun, updated=())
     def explained(*args: Any, **kwargs: Any) -> Any:
         score, x = _scores(fun, args, kwargs, chosen, target)
         for leaf in jax.tree.leaves(x):

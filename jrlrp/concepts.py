@@ -81,7 +81,7 @@ def maps(
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
         raise ArgumentError(f"batch_size={batch_size!r}: expected a number of maps, at least 1, or None.")
 
-    @wraps(fun)
+    @wraps(fun, updated=())
     def mapped(*args: Any, **kwargs: Any) -> Any:
         traced = trace_function(fun, args, kwargs, chosen)
         node, dim = _place(traced.graph, at, axis)
@@ -148,7 +148,7 @@ def scores(
         raise ArgumentError(f"normalise={normalise!r}: expected True or False.")
     chosen = options(fun, rules, target=as_target(target))
 
-    @wraps(fun)
+    @wraps(fun, updated=())
     def scored(*args: Any, **kwargs: Any) -> Scores:
         traced = trace_function(fun, args, kwargs, chosen)
         node, dim = _place(traced.graph, at, axis)
@@ -194,7 +194,7 @@ def receptive_field(
     check_pattern("at", at)
     chosen = options(fun, rules, target=as_target(None), start={at: _value})
 
-    @wraps(fun)
+    @wraps(fun, updated=())
     def field(*args: Any, **kwargs: Any) -> Any:
         traced = trace_function(fun, args, kwargs, chosen)
         node, dim = _place(traced.graph, at, axis)

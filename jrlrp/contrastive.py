@@ -169,7 +169,7 @@ def contrast(
     if negated and composite.gradient:
         raise ArgumentError('against="negated" changes the rule of the last layers, and gradient × input has no rules.')
 
-    @wraps(fun)
+    @wraps(fun, updated=())
     def contrasted(*args: Any, **kwargs: Any) -> Any:
         def explained(part: Array) -> tuple[Any, ...]:
             """Return R for the part 0, R' for 1."""

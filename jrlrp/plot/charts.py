@@ -48,7 +48,7 @@ def bars(
     figure = Picture(figsize=(max(6.5, 3.5 + room), 0.3 * len(order) + 0.9), layout="constrained")
     axis = figure.subplots()
     drawn = axis.barh(range(len(order)), sizes[order], color=[FOR if sizes[k] > 0 else AGAINST for k in order])
-    axis.bar_label(drawn, fmt="%.2g", padding=3, fontsize="small")
+    axis.bar_label(drawn, fmt=_number, padding=3, fontsize="small")
     axis.set_yticks(range(len(order)), labels)
     axis.axvline(0, color="black", linewidth=0.8)
     axis.margins(x=0.15)
@@ -185,7 +185,8 @@ def waterfall(audit: Any, *, most: int = 12) -> Figure:
         labels.append(name)
     drawn.append(axis.barh(len(steps) + 1, float(audit.inputs), color=NEUTRAL))
     for bar, amount in zip(drawn, (audit.output, *(change for _, change in steps), audit.inputs), strict=True):
-        axis.bar_label(bar, [f"{float(amount):.3g}"], padding=3, fontsize="small")
+        axis.bar_label(bar, [_number(float(amount))], padding=3, fontsize="small")
+    axis.use_sticky_edges = False  # or a bar that ends at the axis has its number outside
     axis.margins(x=0.1)
     axis.set_yticks(range(len(steps) + 2), [*labels, "inputs"])
     axis.invert_yaxis()
@@ -197,3 +198,8 @@ def waterfall(audit: Any, *, most: int = 12) -> Figure:
 
 def _shown(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, (float, np.floating)) else str(value)
+
+
+def _number(value: float) -> str:
+    """Return three digits of a number, without an exponent unless it is small."""
+    return f"{value:.3g}" if abs(value) < 1e-3 else np.format_float_positional(float(f"{value:.3g}"), trim="-")
