@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jrlrp.primitives.register import look_up
 from jrlrp.primitives.row import Op, Row
@@ -94,13 +95,19 @@ class _Inliner:
         self.equations: list[Equation] = []
         self.constants: dict[Var, Any] = {}
         self._known: dict[int, Var] = {}
+        self._alive: list[Any] = []
         self._made: dict[Var, Equation] = {}
 
     def constant(self, value: Any, like: Any) -> Var:
         """Return one variable for each distinct array."""
         if id(value) not in self._known:
-            self._known[id(value)] = _variable(like)
-            self.constants[self._known[id(value)]] = value  # keeps the array, and so its id, alive
+            v, own = _variable(like), value
+            # JAX may remember a NumPy array in double precision, from a trace that allowed it.
+            if isinstance(value, np.ndarray) and (dtype := jax.dtypes.canonicalize_dtype(v.dtype)) != v.dtype:
+                v, own = Var(v.shape, dtype, v.varying), np.asarray(value).astype(dtype)
+            self._known[id(value)] = v
+            self._alive.append(value)  # and so its id is no other's
+            self.constants[v] = own
         return self._known[id(value)]
 
     def inline(self, jaxpr: Any, consts: Sequence, inputs: Sequence[Var], path: str, source: str) -> list[Var]:

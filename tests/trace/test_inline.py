@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from jax.ad_checkpoint import checkpoint_name
 
+import jrlrp
 from jrlrp.trace.control import ControlFlow
 from jrlrp.trace.inline import trace
 from jrlrp.trace.program import Literal
@@ -121,3 +122,13 @@ def test_constants_are_variables_each_once():
     c = jnp.asarray(A)
     program = trace(lambda x: [x @ c, x @ c], [jnp.ones((2, 3))])
     assert len(program.constants) == 1
+
+
+def test_a_constant_has_the_precision_of_its_trace():
+    w = np.linspace(-1, 1, 36).reshape(6, 6)
+    f = lambda x: (x[..., None] * w).sum(-2)
+    jax.make_jaxpr(jax.jit(lambda x: x @ w))(np.ones((2, 6)))  # JAX remembers w in double precision
+    with jax.enable_x64(False):
+        x = jnp.ones((2, 6), jnp.float32)
+        assert {v.dtype for v in trace(lambda x: [f(x)], [x]).constants} == {np.dtype(np.float32)}
+        np.testing.assert_allclose(jrlrp.relevance(f, rules=jrlrp.epsilon(), target=0)(x), x * w[:, 0], rtol=1e-4)
