@@ -71,7 +71,7 @@ def called(fun: Callable, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any
     """Return what a function returns; an error of Flax about levels of traces gets a note with the ways out."""
     try:
         return fun(*args, **kwargs)
-    except Exception as error:
+    except Exception as error:  # any: it is raised again, as it is
         if "trace level" in str(error):  # Flax NNX's, of a module that changes itself or goes through nnx.scan
             error.add_note(
                 "jrlrp: call model.eval() first, so that dropout and batch statistics stay as they are; if that does "

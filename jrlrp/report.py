@@ -309,6 +309,8 @@ def _audit_lines(audit: Audit) -> list[str]:
 def _verdict(audit: Audit, noise: float) -> str:
     """Return in a sentence what the books mean for the map."""
     given = audit.output + audit.started - audit.ended
+    if audit.unknown:
+        return "A score that is NaN has no map: look at what the model makes of it, at masked rows, say."
     if np.any(audit.saturated):
         return "Relevance came to the end of its dtype: explain in float32, or take a rule without large factors."
     if abs(audit.gap) > 1e-3 * np.max(audit.size_received, initial=abs(given)):

@@ -67,6 +67,11 @@ def test_an_nnx_module_has_names_by_itself():
     assert with_weights(jrlrp.plan(Net(), X)) == NNX_PATHS
 
 
+def test_names_are_given_once():
+    assert with_weights(jrlrp.plan(jrlrp.named(Net()), X)) == NNX_PATHS
+    assert with_weights(jrlrp.plan(jrlrp.named(jrlrp.named(Equinox())), X[0])) == EQUINOX_PATHS
+
+
 def test_a_method_of_a_module_has_names_too():
     assert with_weights(jrlrp.plan(Net().encode, X)) == NNX_PATHS[:-1]
 

@@ -235,6 +235,7 @@ def test_an_audit_of_nothing():
         (lambda x: x @ WEIGHT + 9, [1.0, 2.0], jrlrp.epsilon(), "Biases keep much of the score"),
         (lambda x: x @ WEIGHT, [1.0, 2.0], jrlrp.epsilon(1.0), "Stabilisers keep much of the score"),
         (lambda x: x @ WEIGHT, [1.0, -2.0], jrlrp.relative(), "Rules keep or add much"),
+        (lambda x: x @ WEIGHT, [1.0, np.nan], jrlrp.epsilon(), "A score that is NaN has no map"),
     ],
 )
 def test_an_audit_ends_with_a_sentence(fun, x, rules, sentence):

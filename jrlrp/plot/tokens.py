@@ -29,8 +29,9 @@ def joined(words: Sequence[str], relevance: Any) -> tuple[list[str], np.ndarray]
     sums: list[float] = []
     for k, (word, value) in enumerate(zip(words, values, strict=True)):
         apart = _SPECIAL.fullmatch(word) or (k and _SPECIAL.fullmatch(words[k - 1]))
-        piece = word.startswith("##") or (begins and not word.startswith(("▁", "Ġ")))
-        text = word.removeprefix("##") if piece else word.lstrip("▁Ġ") if begins else word
+        goes_on = word.startswith("##") and len(word) > 2  # "##" alone is what it is
+        piece = goes_on or (begins and not word.startswith(("▁", "Ġ")))
+        text = word[2:] if goes_on else word.lstrip("▁Ġ") if begins else word
         if piece and found and not apart:
             found[-1], sums[-1] = found[-1] + text, sums[-1] + value
         else:

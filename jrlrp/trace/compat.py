@@ -1,4 +1,4 @@
-"""Everything jrlrp knows about JAX's internals: the one file that touches jaxprs and primitives.
+"""What jrlrp knows about JAX's internals; `spellings.py` and `shards.py` beside it read what equations hold.
 
 `jax.extend` makes no promise of compatibility. When a JAX release moves something, this file is the one to mend.
 """

@@ -16,8 +16,9 @@ os.environ.setdefault("USE_TORCH", "0")
 import jax
 import jax.numpy as jnp
 import numpy as np
+import small_transformers
+from small_transformers import VOCABULARY
 
-VOCABULARY = 97
 RNG = np.random.default_rng(0)
 IDS = RNG.permutation(np.arange(3, VOCABULARY))[:14].reshape(2, 7).astype(np.int32)
 DECODER_IDS = RNG.permutation(np.arange(3, VOCABULARY))[:10].reshape(2, 5).astype(np.int32)
@@ -55,15 +56,7 @@ def randomised(tree: Any) -> Any:
 
 # --- transformers' Flax models ---
 
-SMALL = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 16,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 24,
-    "max_position_embeddings": 20,
-    "tie_word_embeddings": False,
-}
+SMALL = {**small_transformers.SMALL, "max_position_embeddings": 20}
 GPT = {
     "vocab_size": VOCABULARY,
     "n_embd": 16,

@@ -191,6 +191,7 @@ def test_one_image_with_channels_is_one_map(channels):
         (["un", "happy", "Ġend"], {"unhappy": 3, "end": 4}),
         (["<|endoftext|>", "un", "happy", "Ġend"], {"<|endoftext|>": 1, "unhappy": 6, "end": 8}),
         (["un", "happy"], {"un": 1, "happy": 2}),
+        (["un", "##happy", "##", "2"], {"unhappy": 3, "##": 4, "2": 8}),
         ([], {}),
     ],
 )

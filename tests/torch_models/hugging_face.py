@@ -6,18 +6,14 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 from typing import Any
 
+import small_transformers
 import torch
 import transformers
 from modules import VOCABULARY, Model, normal, randomise
 
 SMALL = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 16,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 24,
+    **small_transformers.SMALL,
     "max_position_embeddings": 32,
-    "tie_word_embeddings": False,
     "use_cache": False,
     "pad_token_id": 0,
     "bos_token_id": 1,

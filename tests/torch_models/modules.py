@@ -8,9 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 import torchax
+from small_transformers import VOCABULARY
 from torch import nn
-
-VOCABULARY = 97
 
 
 @dataclass(frozen=True)
