@@ -69,12 +69,12 @@ _OUTSIDE: dict[str, Callable[[Any], Any]] = {
 
 def _in_shards(fun: Callable, x: Any) -> Any:
     spec = PartitionSpec("i")
-    mesh = Mesh(np.array(jax.devices("cpu")[:1]), ("i",))
+    mesh = Mesh(np.array(jax.local_devices()[:1]), ("i",))
     return jax.shard_map(fun, mesh=mesh, in_specs=spec, out_specs=spec)(x)
 
 
 def _on_mesh(fun: Callable, x: Any, kind: Any) -> Any:
-    with jax.set_mesh(Mesh(np.array(jax.devices("cpu")[:1]), ("i",), axis_types=(kind,))):
+    with jax.set_mesh(Mesh(np.array(jax.local_devices()[:1]), ("i",), axis_types=(kind,))):
         return fun(x)
 
 

@@ -6,7 +6,7 @@
 import argparse
 
 import jax
-from bench_speed import add_rows, compiled, measure, table_of_costs
+from bench_speed import add_options, add_rows, compiled, measure, sized, table_of_costs
 from rich.console import Console
 from sequence_networks import SEQUENCE_NETWORKS, lstm
 
@@ -30,13 +30,17 @@ def seconds_to_compile(steps: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=7, help="timed calls of each, after one to warm up")
+    add_options(parser)
+    parser.add_argument("--sequence-models", default=";".join(SEQUENCE_NETWORKS), help="which of them, by semicolon")
+    parser.add_argument("--sequence-rules", default=",".join(RULES), help="which of them, by comma")
     options, _ = parser.parse_known_args()  # those of bench_speed.py may be there too
     table = table_of_costs()
-    for name, build in SEQUENCE_NETWORKS.items():
-        add_rows(table, name, measure(name, build(), options.rounds, RULES))
+    rules = {rule: RULES[rule] for rule in options.sequence_rules.split(",")}
+    for name in options.sequence_models.split(";"):
+        network = sized(SEQUENCE_NETWORKS[name](), options)
+        add_rows(table, name, measure(name, network, options.rounds, rules))
     console = Console(width=140)
-    console.print(f"{jax.devices()[0].device_kind}, float32, jax {jax.__version__}")
+    console.print(f"{jax.devices()[0].device_kind}, {options.dtype}, jax {jax.__version__}")
     console.print(table)
     short, long = seconds_to_compile(10), seconds_to_compile(1000)
     console.print(f"compiling R-LRP of an LSTM: {short:.2f} s for 10 steps, {long:.2f} s for 1,000")

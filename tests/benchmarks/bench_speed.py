@@ -61,7 +61,8 @@ def compiled(function: Callable, *args: Any) -> Run:
     seconds = time.perf_counter() - start
     costs, memory = executable.cost_analysis(), executable.memory_analysis()
     operations = executable.as_text().count(" = ")
-    return Run(executable, costs["flops"], costs["bytes accessed"], memory.temp_size_in_bytes, operations, seconds)
+    flops, read_and_written = (costs.get(name, float("nan")) for name in ("flops", "bytes accessed"))
+    return Run(executable, flops, read_and_written, memory.temp_size_in_bytes, operations, seconds)
 
 
 def timed(call: Callable, *args: Any) -> float:
@@ -117,6 +118,19 @@ def table_of_costs() -> Table:
     return Table("network", "rules", *costs, box=box.MARKDOWN)
 
 
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--rounds", type=int, default=7, help="timed calls of each, after one to warm up")
+    parser.add_argument("--batch", type=int, help="examples of an input; default: few")
+    parser.add_argument("--dtype", default="float32", help="of weights and inputs")
+
+
+def sized(network: Network, options: argparse.Namespace) -> Network:
+    """Return the network as it is if no option says otherwise."""
+    if options.batch is None and options.dtype == "float32":
+        return network
+    return network.of(options.batch or len(network.x), options.dtype)
+
+
 def add_rows(table: Table, name: str, runs: dict[str, Run]) -> None:
     base = runs["gradient"]
     sizes = (f"{base.flops / 1e9:.3g} G", f"{base.bytes / 2**20:.0f} MiB", f"{base.temporary_bytes / 2**20:.0f} MiB")
@@ -137,25 +151,29 @@ def add_peer_rows(table: Table, name: str, runs: dict[str, Run], seconds: dict[s
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--size", type=int, default=224, help="pixels along each side of the images")
-    parser.add_argument("--rounds", type=int, default=7, help="timed calls of each, after one to warm up")
+    add_options(parser)
+    parser.add_argument("--rules", default=",".join(RULES), help="which of them, by comma")
     parser.add_argument("--models", default=",".join(NETWORKS), help="which of them, by comma")
     parser.add_argument("--peers", metavar="PYTHON", help="an interpreter that has torch and zennit, to compare with")
     options = parser.parse_args()
+    if options.peers and options.dtype != "float32":
+        parser.error("the comparison with peers is in float32: leave out --dtype or --peers")
     console, load = Console(width=140), os.getloadavg()[0]
     if load > 0.5:  # PyTorch's threads wait for each other busily: a core shared makes them many times slower
         console.print(f"Other programs are running (load {load:.1f}): times are not to be trusted, PyTorch's least.")
     table = table_of_costs()
     peers = Table("network", "rules", "torch, zennit", "jax, jrlrp", "times faster", box=box.MARKDOWN)
     for name in options.models.split(","):
-        network = NETWORKS[name](options.size)
-        runs = measure(name, network, options.rounds)
+        network = sized(NETWORKS[name](options.size), options)
+        runs = measure(name, network, options.rounds, {rule: RULES[rule] for rule in options.rules.split(",")})
         add_rows(table, name, runs)
         if options.peers:
             answer = ask_peers(options.peers, name, network, options.rounds)
             add_peer_rows(peers, name, runs, answer["seconds"])
             versions = answer["versions"]
     device = jax.devices()[0].device_kind
-    console.print(f"{device}, {options.size} px, batch of {BATCH}, float32, jax {jax.__version__}")
+    examples = f"batch of {options.batch or BATCH}"
+    console.print(f"{device}, {options.size} px, {examples}, {options.dtype}, jax {jax.__version__}")
     console.print(table)
     if options.peers:
         console.print(versions)

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,12 @@ class Network:
         """Return the weights by name, nested names joined by dots."""
         leaves, _ = jax.tree_util.tree_flatten_with_path(self.weights)
         return {".".join(key.key for key in path): leaf for path, leaf in leaves}
+
+    def of(self, batch: int, dtype: str = "float32") -> "Network":
+        """Return the network in another type of numbers, with an input of so many examples."""
+        x = np.random.default_rng(1).standard_normal((batch, *self.x.shape[1:]), np.float32)
+        weights = jax.tree.map(lambda v: v.astype(jnp.dtype(dtype)), self.weights)
+        return replace(self, weights=weights, x=x.astype(jnp.dtype(dtype)))
 
 
 def network(apply: Callable, shapes: Shapes, *size: int) -> Network:

@@ -9,7 +9,6 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import cache
 from multiprocessing import get_context
@@ -44,6 +43,7 @@ inputs nor is known to have been absorbed, in parts of the largest Σ|R| of a no
 compilation, of two models at a time.
 """
 CLOSED, EXACT = 1e-5, 1e-5
+HUNG = 1800  # seconds without a row: a process has died, of memory say
 
 
 @dataclass(frozen=True)
@@ -139,25 +139,24 @@ def test_the_map_of_a_score_that_is_nan_is_nan():
     assert jrlrp.audit(scores, params, *inputs, argnums=1).unknown == 1
 
 
-def _alone(room: str, names: Sequence[str]) -> Row | str:
+def _alone(row: tuple[str, tuple[str, ...]]) -> tuple[tuple[str, tuple[str, ...]], Row | str]:
     torch.set_num_threads(1)
     jax.config.update("jax_disable_most_optimizations", True)  # LLVM's would take half of the time
     try:
         with jax.enable_x64(True):
-            return examine(room, names)
+            return row, examine(*row)
     except Exception as error:  # the others are wanted too
-        return f"{type(error).__name__}: {error}"
+        return row, f"{type(error).__name__}: {error}"
 
 
 def main(chosen: list[str], processes: int) -> int:
     """Print a row for each model, and keep the table if it is of all; return how many of them failed."""
     wanted = [row for row in rows() if not chosen or set(row[1]).intersection(chosen)]
     found: dict[tuple[str, tuple[str, ...]], Row | str] = {}
-    with ProcessPoolExecutor(processes, get_context("spawn"), max_tasks_per_child=8) as pool:
-        futures = {pool.submit(_alone, *row): row for row in wanted}
-        for future in as_completed(futures):
-            key = futures[future]
-            found[key] = future.result()
+    with get_context("spawn").Pool(processes, maxtasksperchild=8) as pool:  # what was compiled takes memory
+        rest = pool.imap_unordered(_alone, wanted)
+        for _ in wanted:
+            key, found[key] = rest.next(timeout=HUNG)
             print(f"{len(found)}/{len(wanted)} {key[0]} | {key[1][0]} | {str(found[key])[:2000]}", flush=True)
     failed = [names[0] for (_, names), row in found.items() if isinstance(row, str)]
     print(f"{len(wanted) - len(failed)} passed, {len(failed)} failed: {', '.join(failed) or 'none'}")
