@@ -23,6 +23,7 @@ class Op(Enum):
     EXPM1 = auto()
     LOG = auto()
     LOG1P = auto()
+    FORMULA = auto()  # of simpler operations, in whose spelling it is read: see trace/spellings.py
     ABS = auto()
     FLOOR = auto()
     LOGISTIC = auto()

@@ -71,6 +71,7 @@ _CURVES = [
     *elementwise(
         "select_n", within.select, Op.SELECT, "movement", data=lambda eqn: range(1, len(eqn.inputs)), bends=False
     ),
+    *elementwise("log2 one_minus_square polynomial", None, Op.FORMULA),
     *elementwise("bessel_i0e igamma igammac", within.bounded(0.0, 1.0)),
     *elementwise("bessel_i1e", within.bounded(-1.0, 1.0)),
     *elementwise("rem", within.remainder),
@@ -260,7 +261,7 @@ _CONTROL = [
 # Those that only call a program, which is read in their place.
 _CALLS = [
     entry(name, Op.OTHER, "control", None, None)
-    for name in ("jit", "call", "closed_call", "custom_jvp_call", "custom_vjp_call", "composite")
+    for name in ("jit", "call", "closed_call", "call_hi_primitive", "custom_jvp_call", "custom_vjp_call", "composite")
 ]
 
 # Operations that rewrites put together out of others, or add.

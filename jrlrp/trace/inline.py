@@ -164,6 +164,8 @@ class _Inliner:
             return spellings.applied_at(eqn)
         if row.op is Op.PRODUCT and jnp.issubdtype(eqn.outvars[0].aval.dtype, jnp.inexact):
             return spellings.product_of_slices(eqn)
+        if row.op is Op.FORMULA:
+            return jax.make_jaxpr(spellings.FORMULAS[row.name])(*(v.aval for v in eqn.invars))
         return spellings.reduced(eqn)
 
     def _pieces(self, eqn: Any, row: Row, arguments: Sequence[Var]) -> list[Var]:

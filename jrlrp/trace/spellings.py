@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,6 +14,19 @@ from jrlrp.trace import compat
 _MOST_SLICES = 1_000
 # What a reduction by a function may do, and what it then begins with if that is nothing.
 _REDUCTIONS = {"add": (jax.lax.add, 0), "max": (jax.lax.max, -np.inf), "min": (jax.lax.min, np.inf)}
+
+
+def _polynomial(x: Any, *coefficients: Any) -> Any:
+    """Horner's rule, the coefficients from the lowest degree to the highest."""
+    return functools.reduce(lambda total, c: total * x + c, reversed(coefficients))
+
+
+# What JAX 0.11 has a primitive for, as JAX 0.10 spells it.
+FORMULAS: Mapping[str, Callable] = {
+    "log2": lambda x: jnp.log(x) / np.asarray(math.log(2), x.dtype),
+    "one_minus_square": lambda x: 1 - jax.lax.square(x),
+    "polynomial": _polynomial,
+}
 
 
 def applies_function(eqn: Any) -> bool:

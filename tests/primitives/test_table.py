@@ -20,6 +20,7 @@ from jrlrp.primitives.row import ROW_KINDS, Axis, Op, Row
 from jrlrp.trace import compat
 from jrlrp.trace.control import ControlFlow
 from jrlrp.trace.inline import trace
+from jrlrp.trace.spellings import FORMULAS
 
 _SPEC = importlib.util.spec_from_file_location("calls", Path(__file__).with_name("calls.py"))
 calls = importlib.util.module_from_spec(_SPEC)
@@ -117,14 +118,15 @@ LIKE_LINEAR = ("nextafter", "reduce", "cholesky")  # on the numbers here
 UNSEEN = set(
     """add_jaxvals after_all copy create_token custom_lin empty2 eq_to get layout_constraint mesh_cast name
     optimization_barrier ragged_all_to_all reshard select_and_scatter sharding_constraint swap threefry2x32""".split()
-)
+) | set(FORMULAS)
+OLD = {"le_to", "lt_to"}  # the newest JAX sorts without them
 
 
 @pytest.fixture(params=NAMES)
 def emitted(request):
     found = equations().get(request.param, [])
     if not found:
-        assert request.param in UNSEEN
+        assert request.param in UNSEEN | OLD
         pytest.skip("no call emits it")
     return found
 
@@ -170,7 +172,7 @@ def is_real(v):
 
 
 def test_the_rows_that_no_call_emits_are_these():
-    assert set(NAMES) - set(equations()) == UNSEEN
+    assert set(NAMES) - set(equations()) - OLD == UNSEEN
 
 
 def test_values_lie_in_the_interval(emitted):

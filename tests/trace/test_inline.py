@@ -132,3 +132,26 @@ def test_a_constant_has_the_precision_of_its_trace():
         x = jnp.ones((2, 6), jnp.float32)
         assert {v.dtype for v in trace(lambda x: [f(x)], [x]).constants} == {np.dtype(np.float32)}
         np.testing.assert_allclose(jrlrp.relevance(f, rules=jrlrp.epsilon(), target=0)(x), x * w[:, 0], rtol=1e-4)
+
+
+# Of the newest JAX alone.
+POLYNOMIAL = getattr(jax.lax, "polynomial", lambda x, parts: (parts[2] * x + parts[1]) * x + parts[0])
+ONE_LESS_SQUARE = getattr(jax.lax, "one_minus_square", lambda x: 1 - jax.lax.square(x))
+
+X = np.linspace(0.3, 2.0, 6)
+FORMULAS = {
+    "log2": (jnp.log2, lambda x: jnp.log(x) / np.log(2)),
+    "1 - x²": (ONE_LESS_SQUARE, lambda x: 1 - jax.lax.square(x)),
+    "polynomial": (lambda x: POLYNOMIAL(x, [0.1, jnp.cos(x), 3.0]), lambda x: (3 * x + jnp.cos(x)) * x + 0.1),
+    "frexp": (lambda x: jnp.ldexp(jnp.frexp(x)[0], 1) + x, lambda x: 2 * jnp.frexp(x)[0] + x),
+}
+
+
+@pytest.mark.parametrize("rules", [jrlrp.default(), jrlrp.relative(), jrlrp.gradient_times_input()])
+@pytest.mark.parametrize("name", FORMULAS)
+def test_a_formula_that_some_jax_has_a_primitive_for_is_read_as_it_is_spelled(name, rules):
+    one, spelled = FORMULAS[name]
+    weights = jnp.asarray(np.random.default_rng(0).normal(size=(6, 3)))
+    found, expected = (jrlrp.relevance(lambda x: f(x) @ weights, rules=rules, target="all")(X) for f in (one, spelled))  # noqa: B023
+    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-13)
+    assert np.abs(expected).max() > 0
