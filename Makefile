@@ -102,6 +102,7 @@ $(PEERS)/.peers:
 $(TORCH)/.torch: pyproject.toml
 	test -x $(TORCH)/bin/python || $(PYTHON) -m venv $(TORCH)
 	$(TORCH)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[torch]'
+	$(TORCH)/bin/python -m pip install --quiet --disable-pip-version-check requests==2.32.5
 	$(TORCH)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps zennit==0.5.1
 	$(TORCH)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(TORCH)/lxt \
 	    lxt==2.1 transformers==4.52.4 huggingface-hub==0.36.2 tokenizers==0.21.4 tabulate==0.10.0

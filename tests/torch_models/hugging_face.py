@@ -137,7 +137,6 @@ ENCODERS: dict[str, dict[str, Any]] = {
     "squeezebert": {"embedding_size": 16, "q_groups": 1, "k_groups": 1, "v_groups": 1},
     "xlnet": {"max_position_embeddings": ..., "d_model": 16, "n_layer": 2, "n_head": 2, "d_inner": 24},
     "xmod": {"languages": ["en_XX"], "default_language": "en_XX"},
-    "yoso": {},
 }
 PAIR = {
     "d_model": 16,
@@ -250,16 +249,6 @@ PICTURES: dict[str, tuple[dict[str, Any], int]] = {
         32,
     ),
     "ijepa": (PIXELS, 16),
-    "levit": (
-        {
-            "image_size": 64,
-            "hidden_sizes": [16, 16, 16],
-            "num_attention_heads": [2, 2, 2],
-            "depths": [2, 2, 2],
-            "key_dim": [4, 4, 4],
-        },
-        64,
-    ),
     "mobilenet_v1": ({"depth_multiplier": 0.25, "image_size": 32}, 32),
     "mobilenet_v2": ({"depth_multiplier": 0.25, "image_size": 32}, 32),
     "mobilevit": (
@@ -313,6 +302,7 @@ CANNOT = {
     "led": "asks a traced value for a number, by `.item()`",
     "longformer": "indexes with a traced mask",
     "nystromformer": "adds one of torch's own tensors, made on the way, to one of torchax's",
+    "recurrent_gemma": "keeps a traced state for the next trace",
     "switch_transformers": "sends tokens to experts by `nonzero`, whose size depends on values",
     "xmod": "indexes with a traced mask",
 }

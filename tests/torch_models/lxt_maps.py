@@ -6,6 +6,9 @@ the patches, of the highest score; the vision transformer's patches are CP-LRP's
 
 import importlib
 import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import compared
 import numpy as np
@@ -22,12 +25,12 @@ def main(name: str, attention: str, path: str) -> None:
     module = compared.transformer(name, attention)
     called, x = compared.explained_input(module, name)
     found = {}
-    for dtype in (torch.float64, torch.float32):
+    for dtype in (torch.float64, torch.float32, torch.bfloat16):
         leaf = x.detach().to(dtype).requires_grad_()
         scores = compared.read(module.to(dtype)(**{called: leaf}))
         scores.amax(-1).sum().backward()
-        found[f"{dtype}/scores"] = scores.detach().numpy()
-        found[f"{dtype}/relevance"] = (leaf * leaf.grad).detach().numpy()
+        found[f"{dtype}/scores"] = scores.detach().double().numpy()
+        found[f"{dtype}/relevance"] = (leaf * leaf.grad).detach().double().numpy()
     np.savez(path, **found)
 
 

@@ -70,6 +70,8 @@ def gradient_times_input(model: Model) -> TorchMaps:
     looked_up = iter(rows)
     leaves = [x if x.is_floating_point() else next(looked_up) for x in inputs.values()]
     terms = [(leaf * leaf.grad).detach().numpy() for leaf in leaves]
+    pairs = zip(terms, inputs.values(), strict=True)
+    terms = [t.swapaxes(0, 1) if t.shape[:2] == x.shape[1::-1] != x.shape[:2] else t for t, x in pairs]  # in XLNet
     maps = [t if t.shape == x.shape else t.sum(-1) for t, x in zip(terms, inputs.values(), strict=True)]
     sizes = [abs(t) if t.shape == x.shape else abs(t).sum(-1) for t, x in zip(terms, inputs.values(), strict=True)]
     return TorchMaps(scores.detach().numpy(), maps, sizes)
