@@ -6,8 +6,8 @@ PEERS := $(VENV)-peers
 TORCH := $(VENV)-torch
 NEWEST := .venv-newest
 NEWEST_PYTHON = $(shell pyenv versions --bare 2>/dev/null | grep -E '^3\.1[23]\.' | sort -V | head -n 1)
-FAST := tests/trace tests/analyses tests/composites tests/rules/test_attention.py tests/rules/test_structure.py \
-    tests/test_api.py tests/test_control.py
+FAST := tests/trace tests/primitives tests/analyses tests/composites tests/rules/test_attention.py \
+    tests/rules/test_structure.py tests/test_api.py tests/test_control.py
 
 .PHONY: demo test test-newest fuzz test-models test-torch notebooks lint bench parity clean
 

@@ -24,7 +24,7 @@ from jrlrp.errors import ArgumentError
 from jrlrp.graph.graph import Graph
 from jrlrp.graph.nodes import Node
 from jrlrp.patterns import check_pattern, one_each
-from jrlrp.probes import relevance_at
+from jrlrp.probes import relevance_at, unknown_at
 from jrlrp.rules.base import Array, Rule, ratio
 from jrlrp.target import as_target
 from jrlrp.trace.hoist import hoisted
@@ -159,7 +159,7 @@ def scores(
             passed = traced.explain({node: relevance_at(traced.graph, node)}, by_example=True)
             shares, measured = passed.propagate(traced.initial(passed.out))
             (found,) = measured[node]
-            found = found + layout.unknown(jax.tree.leaves(shares), found)
+            found = found + unknown_at(traced.graph, node, node.output, shares)
         flat = layout.flat(found)
         values = jnp.sum(flat, axis=1) if reduce == "sum" else jnp.max(flat, axis=1, initial=-jnp.inf)
         if normalise:
@@ -310,13 +310,6 @@ class _Layout:
         n = 1 if self.examples is None else self.shape[self.examples]
         rest = [size for d, size in enumerate(self.shape) if d not in (self.examples, self.channels)]
         return n, int(np.prod(rest, dtype=int)), self.shape[self.channels]
-
-    def unknown(self, shares: Sequence[Array], like: Array) -> Array:
-        """Return NaN for the examples whose maps are NaN, else 0."""
-        every = self.examples is None
-        none = [jnp.isnan(r).any(axis=None if every else tuple(range(1, r.ndim))) for r in shares]
-        own = jnp.where(jnp.stack(none).any(0), jnp.nan, 0).astype(like.dtype)
-        return own if every else own.reshape([-1 if d == self.examples else 1 for d in range(like.ndim)])
 
     def flat(self, values: Array) -> Array:
         """Return values as (examples, positions, channels)."""

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import jrlrp
+from jrlrp import match
 
 RNG = np.random.default_rng(0)
 K, W, B = RNG.normal(size=(3, 3, 2, 4)), RNG.normal(size=(36, 3)), RNG.normal(size=4)
@@ -139,6 +140,36 @@ def test_the_map_of_a_score_that_is_nan_is_nan_and_an_audit_says_so(rules, compi
     assert "NaN: 1 of the scores, and so the maps of their examples" in str(audit)
     alone = maybe_jit(lambda *args: jrlrp.audit(attention, *args, rules=rules))(x[::2], mask[::2])
     assert alone.unknown == 0 and "NaN" not in str(alone)
+
+
+def steps(x):
+    """Layers in a scan over time, and one after it: example 1's score is 0 / 0."""
+    h, _ = jax.lax.scan(lambda h, x: (jnp.tanh(h + x @ jnp.ones((2, 3))), None), jnp.zeros((len(x), 3)), x.swapaxes(0, 1))
+    with jax.named_scope("head"):
+        z = h @ jnp.ones((3, 2))
+    return z * (z / z)
+
+
+@pytest.mark.parametrize("transform", [lambda f: f, jax.jit, jax.vmap])
+def test_captured_relevance_of_a_score_that_is_nan_is_nan_in_loops_too(transform):
+    x = np.random.default_rng(0).normal(size=(3, 4, 2))
+    x[1] = 0
+    both = jrlrp.value_and_relevance(steps, rules=jrlrp.epsilon(), capture=match("dense"), values=True)
+    scores, (r, found) = transform(both)(x if transform is not jax.vmap else x[:, None])
+    np.testing.assert_array_equal(np.isnan(np.asarray(scores)).reshape(3, -1).any(-1), [False, True, False])
+    assert len(found) == 2 and {v.ndim for v, _ in found.values()} == {2 + (transform is jax.vmap), 3 + (transform is jax.vmap)}
+    for value, captured in found.values():
+        axis = 0 if transform is jax.vmap else captured.ndim - 2
+        rest = tuple(d for d in range(captured.ndim) if d != axis)
+        np.testing.assert_array_equal(np.isnan(captured).all(rest), [False, True, False])
+        np.testing.assert_array_equal(np.isnan(captured).any(rest), [False, True, False])
+        assert np.isfinite(value).all()
+
+
+def test_captured_relevance_is_nan_where_it_is_not_known_which_score_is():
+    x = np.ones((2, 3)) * [[1.0], [np.nan]]
+    _, found = jrlrp.relevance(lambda x: jnp.cumsum(x @ jnp.ones((3, 3)), 0), capture=match("dense"))(x)
+    assert np.isnan(next(iter(found.values()))).all()
 
 
 def test_an_audit_of_examples_of_which_it_is_not_known_which_is_nan():

@@ -17,6 +17,7 @@ from jrlrp.trace.inline import computed_by
 from jrlrp.trace.program import Added, Equation, Region, Var
 
 _POINTS = 41
+_FAR = 1e4  # beyond it, sums of squares and roots are noise in float64
 
 
 def one_source(
@@ -136,12 +137,12 @@ class Curve:
         A label has to turn the one into the other; a second one is what the first is not.
         """
         interval = facts.interval(source)
-        grid = np.append(_grid(interval), 0.0)
-        values = values_at(part, source, sink, grid, facts, dict(zip(labels, (0, 1), strict=False)))
-        sign = _direction(values[:-1])
+        at = lambda grid, *known: values_at(part, source, sink, grid, facts, dict(zip(labels, known, strict=False)))
+        grid, everywhere = np.append(_grid(interval), 0.0), _everywhere(interval)
+        values = at(grid, 0, 1)
+        sign = _direction(values[:-1]) and _direction(at(everywhere, 0, 1))
         if labels:
-            other = values_at(part, source, sink, grid, facts, dict(zip(labels, (1, 0), strict=False)))
-            sign = sign if sign == -_direction(other[:-1]) else 0
+            sign = sign if sign == -_direction(at(everywhere, 1, 0)) else 0
         if not sign:
             return 0
         self._parts.append((part, source, sink, facts))
@@ -164,6 +165,13 @@ class Curve:
 def _grid(interval: Interval) -> np.ndarray:
     low, high = max(interval[0], -20.0), min(interval[1], 20.0)
     return np.linspace(low, high if high > low else low + 20.0, _POINTS)
+
+
+def _everywhere(interval: Interval) -> np.ndarray:
+    """Return points of an interval, near 0 and far from it, no two of them in step with a wave."""
+    far = np.geomspace(1e-3, _FAR, 401)
+    points = np.unique(np.concatenate([-far, np.linspace(-20, 20, 997), far]))
+    return points[(points >= interval[0]) & (points <= interval[1])]
 
 
 def values_at(

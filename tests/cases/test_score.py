@@ -136,6 +136,22 @@ def test_a_head_with_a_zero_at_zero_is_explained_at_its_value(name):
     np.testing.assert_allclose(r, LOGIT / -2.5 * float(head(-2.5)), rtol=1e-5, atol=1e-9)
 
 
+NO_HEADS = {
+    "far from a label": lambda z: (z - 30.0) ** 2,
+    "a long wave": lambda z: 2 + jnp.sin(z / 100),
+    "waves between numbers": lambda z: z + jnp.sin(2 * np.pi * z + 1),
+    "a dip": lambda z: jnp.exp(z) - 2 * jnp.exp(-(((z - 0.25) / 0.1) ** 2)),
+}
+
+
+@pytest.mark.parametrize("name", NO_HEADS)
+def test_what_turns_somewhere_is_no_head(name):
+    """A loss of 30 away falls at z = −2.5, and rises where z is more than the label."""
+    head = NO_HEADS[name]
+    value, r = jrlrp.value_and_relevance(lambda x: head(x @ W), rules=jrlrp.epsilon(), target="all")(X)
+    close(r, LOGIT / LOGIT.sum() * value)  # as of an activation, and with its value
+
+
 def test_an_activation_inside_a_network_is_no_head():
     r = jrlrp.relevance(lambda x: jnp.exp(x * W) @ W, rules=jrlrp.epsilon())(X)
     np.testing.assert_allclose(r, np.exp(LOGIT) * W, rtol=1e-5)
