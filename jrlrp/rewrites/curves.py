@@ -168,9 +168,9 @@ def _grid(interval: Interval) -> np.ndarray:
 
 
 def _everywhere(interval: Interval) -> np.ndarray:
-    """Return points of an interval, near 0 and far from it, no two of them in step with a wave."""
+    """Return points of an interval, near 0 and far from it, in step with no wave."""
     far = np.geomspace(1e-3, _FAR, 401)
-    points = np.unique(np.concatenate([-far, np.linspace(-20, 20, 997), far]))
+    points = np.unique(np.concatenate([-far, np.linspace(-20, 20, 997), far, _grid(interval)]))
     return points[(points >= interval[0]) & (points <= interval[1])]
 
 

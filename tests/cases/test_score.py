@@ -136,6 +136,12 @@ def test_a_head_with_a_zero_at_zero_is_explained_at_its_value(name):
     np.testing.assert_allclose(r, LOGIT / -2.5 * float(head(-2.5)), rtol=1e-5, atol=1e-9)
 
 
+def test_a_head_of_a_narrow_interval_is_one():
+    """What lies within [0, 10⁻⁵] has no point of a grid of numbers near 1."""
+    head = lambda z: jnp.log(jnp.clip(1e-5 * jax.nn.sigmoid(z), 0, 1e-5))
+    close(jrlrp.relevance(lambda x: head(x @ W), rules=jrlrp.epsilon())(X), LOGIT)
+
+
 NO_HEADS = {
     "far from a label": lambda z: (z - 30.0) ** 2,
     "a long wave": lambda z: 2 + jnp.sin(z / 100),
