@@ -111,7 +111,7 @@ def _ratio(passage: Passage, k: int) -> Array:
 
 
 def unknown_at(graph: Graph, node: Node, v: Var, maps: Any) -> Array:
-    """Return NaN for the examples whose maps are NaN, else 0: to be added to relevance at a node's output, of all turns.
+    """Return NaN for the examples whose maps are NaN, else 0: what is added to relevance at a node's output.
 
     Where it is not known which entries are an example's, one map without numbers leaves none to all of them.
     """

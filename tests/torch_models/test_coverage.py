@@ -115,7 +115,7 @@ def test_a_module_is_explained(room, names):
 @pytest.mark.parametrize("name", hugging_face.CANNOT)
 def test_what_torchax_cannot_run_is_still_that(name):
     model = hugging_face.make(name)
-    with pytest.raises(Exception):  # noqa: B017, PT012 - of any kind, and torchax's own: jrlrp has no part in it
+    with pytest.raises(Exception):  # noqa: B017 - of any kind, and torchax's own: jrlrp has no part in it
         for _ in range(2):  # a second trace meets what the first has left in the module
             scores, params, inputs = in_jax(model)
             jax.eval_shape(scores, params, *inputs)
@@ -187,7 +187,7 @@ LEFT_OUT = {
     **{name: f"unsupported, and said to be: {why}" for name, why in hugging_face.UNSUPPORTED.items()},
     "fsmt, xglm": "transformers' masks are beyond float64",
     "levit": "the module keeps a traced bias for the next trace, where JAX has it no more",
-    "yoso": "its own backward pass in torch is no derivative, so that gradients differ; its plan and audit are as the others'",
+    "yoso": "its own backward pass in torch is no derivative, so that gradients differ; plan and audit are as others'",
 }
 
 if __name__ == "__main__":

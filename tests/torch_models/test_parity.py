@@ -169,7 +169,8 @@ def _version(package: str) -> str:
 def main(peer: str, *names: str) -> int:
     """Print a row for each module that a peer explains, or for some; return how many deviate by more than they may."""
     packages = ", ".join(map(_version, (peer, "torch", "torchvision", "transformers")))
-    print(f"{packages}\n\n| module | {peer} | float64 | float32 | bfloat16, of float32 | {peer}'s |\n|---|---|---|---|---|---|")
+    print(f"{packages}\n\n| module | {peer} | float64 | float32 | bfloat16, of float32 | {peer}'s |")
+    print("|---|---|---|---|---|---|")
     failed = 0
     for (name, case), compare in CASES[peer].items():
         if is_there(peer, name, case) and (not names or name in names):
