@@ -13,6 +13,7 @@ from sequence_networks import SEQUENCE_NETWORKS, lstm
 import jrlrp
 
 RULES = {
+    "default": jrlrp.default(),
     "AttnLRP": jrlrp.attn_lrp(),
     "CP-LRP": jrlrp.cp_lrp(),
     "Zero": jrlrp.Zero(),

@@ -199,7 +199,7 @@ NETS = {
     "nnx GRU": (of_nnx(nnx.GRUCell), 3),
     "nnx simple": (of_nnx(nnx.SimpleCell), 0),
     "equinox LSTM": (equinox(eqx.nn.LSTMCell), 3),
-    "equinox GRU": (equinox(eqx.nn.GRUCell), 2),
+    "equinox GRU": (equinox(eqx.nn.GRUCell), 3),
     "haiku LSTM": (haiku(lambda: hk.LSTM(H)), 3),
     "haiku GRU": (haiku(lambda: hk.GRU(H)), 3),
     "haiku vanilla": (haiku(lambda: hk.VanillaRNN(H)), 0),
