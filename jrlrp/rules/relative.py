@@ -55,10 +55,11 @@ class Relative(RescalingRule):
         gains = self._gains(layer, x, unit, sign)
         share = saturate(x * layer.added_up(gains), x.dtype)
         sizes = layer.vector_means(jnp.abs(share), jnp.abs(unit))
-        if sizes is None:
-            of_share, of_unit = mean_size(share, x_axis), mean_size(unit, z_axis) * (unit.size / max(x.size, 1))
-            sizes = tuple(spread(v, x, x_axis) for v in (of_share, of_unit))
-        of_share, of_unit = layer.over_devices(*sizes)
+        if sizes is None:  # then those of each example, of which the units have a mean size of 1 over all devices
+            of_share, _ = layer.over_devices(spread(mean_size(share, x_axis), x, x_axis), 0.0)
+            of_unit = unit.size / max(x.size, 1)
+        else:
+            of_share, of_unit = layer.over_devices(*sizes)
         return gains, lambda v: v / _or_one(of_share) * of_unit * spread(size, x, x_axis)
 
     def _gains(self, layer: LinearLayer, x: Array, unit: Array, sign: Array) -> Array:
