@@ -13,12 +13,11 @@ from jrlrp.errors import ArgumentError
 from jrlrp.graph.devices import put_together
 from jrlrp.graph.graph import Graph
 from jrlrp.graph.nodes import Node
-from jrlrp.probes import as_capture, auditing, capturing, unknown_at
+from jrlrp.probes import as_capture, auditing, capturing
 from jrlrp.report import Audit, Plan, make_audit, make_plan
 from jrlrp.rules.base import Rule, brief
 from jrlrp.rules.ratio import of_ratio
 from jrlrp.target import as_target, matching
-from jrlrp.trace.program import Var
 from jrlrp.transform import known, options, trace_function
 
 
@@ -72,7 +71,7 @@ def value_and_relevance(
         result = shares if isinstance(argnums, (tuple, list)) else shares[0]
         if wanted.patterns:
             whole = lambda node, found: _put_together(traced.graph, node, found)
-            measured = {node: _marked(traced.graph, node, whole(node, r), shares) for node, r in measured.items()}
+            measured = {node: whole(node, found) for node, found in measured.items()}
             if wanted.values:
                 shown = {node: whole(node, passed.shown[node]) for node in measured}
                 measured = {node: tuple(zip(shown[node], found, strict=True)) for node, found in measured.items()}
@@ -105,16 +104,8 @@ def check_argnums(name: str, argnums: Any) -> None:
 
 def _put_together(graph: Graph, node: Node, arrays: Sequence[Any]) -> tuple[Any, ...]:
     """Return what was captured at a node's outputs, those that are numbers."""
-    return tuple(put_together(graph, node, v, found) for v, found in zip(_numbers(node), arrays, strict=True))
-
-
-def _marked(graph: Graph, node: Node, arrays: Sequence[Any], shares: Any) -> tuple[Any, ...]:
-    """Return relevance captured at a node's outputs, NaN for examples whose maps are."""
-    return tuple(r + unknown_at(graph, node, v, shares) for v, r in zip(_numbers(node), arrays, strict=True))
-
-
-def _numbers(node: Node) -> list[Var]:
-    return [v for v in node.outputs if jnp.issubdtype(v.dtype, jnp.inexact)]
+    outputs = [v for v in node.outputs if jnp.issubdtype(v.dtype, jnp.inexact)]
+    return tuple(put_together(graph, node, v, found) for v, found in zip(outputs, arrays, strict=True))
 
 
 def _single(found: tuple[Any, ...]) -> Any:

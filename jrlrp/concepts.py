@@ -24,7 +24,7 @@ from jrlrp.errors import ArgumentError
 from jrlrp.graph.graph import Graph
 from jrlrp.graph.nodes import Node
 from jrlrp.patterns import check_pattern, one_each
-from jrlrp.probes import relevance_at, unknown_at
+from jrlrp.probes import relevance_at
 from jrlrp.rules.base import Array, Rule, ratio
 from jrlrp.target import as_target
 from jrlrp.trace.hoist import hoisted
@@ -157,9 +157,8 @@ def scores(
             (found,) = traced.explain(wanted=[node], by_example=True).shown[node]
         else:
             passed = traced.explain({node: relevance_at(traced.graph, node)}, by_example=True)
-            shares, measured = passed.propagate(traced.initial(passed.out))
+            _, measured = passed.propagate(traced.initial(passed.out))
             (found,) = measured[node]
-            found = found + unknown_at(traced.graph, node, node.output, shares)
         flat = layout.flat(found)
         values = jnp.sum(flat, axis=1) if reduce == "sum" else jnp.max(flat, axis=1, initial=-jnp.inf)
         if normalise:

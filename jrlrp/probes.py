@@ -110,18 +110,20 @@ def _ratio(passage: Passage, k: int) -> Array:
     return ratio(passage.received[k], passage.outputs[k]) if c is None else c
 
 
-def unknown_at(graph: Graph, node: Node, v: Var, maps: Any) -> Array:
-    """Return NaN for the examples whose maps are NaN, else 0: what is added to relevance at a node's output.
+def unknown_at(graph: Graph, node: Node, unknown: Array) -> tuple[Array, ...]:
+    """Return NaN for the entries of examples that are `unknown`, NaN in it, else 0: for what `relevance_at` measures.
 
-    Where it is not known which entries are an example's, one map without numbers leaves none to all of them.
+    Where it is not known which entries are an example's, one unknown example makes all NaN.
     """
-    none = [jnp.isnan(r) for r in jax.tree.leaves(maps)]
-    own = None if node in graph.in_shards else graph.batch.slots.get(v)
-    if own is None or own.entries is None or not own.axis.is_whole:
-        return jnp.where(jnp.stack([n.any() for n in none]).any(), jnp.nan, 0).astype(_real(v))
-    found = jnp.stack([n.any(axis=tuple(range(1, n.ndim))) for n in none]).any(0)
-    of_entry = jnp.where((own.entries >= 0) & found[own.entries], jnp.nan, 0).astype(_real(v))
-    return of_entry.reshape([-1 if d == own.axis.dim else 1 for d in range(v.ndim)])
+
+    def at(v: Var) -> Array:
+        own = None if node in graph.in_shards else graph.batch.slots.get(v)
+        if own is None or own.entries is None or not own.axis.is_whole:
+            return jnp.sum(unknown).astype(_real(v))
+        of_entry = jnp.where(own.entries >= 0, unknown[own.entries], 0).astype(_real(v))
+        return of_entry.reshape([-1 if d == own.axis.dim else 1 for d in range(v.ndim)])
+
+    return tuple(at(v) for v in node.outputs if jnp.issubdtype(v.dtype, jnp.inexact))
 
 
 class Edges(NamedTuple):

@@ -23,7 +23,7 @@ from jrlrp.graph.nodes import Node, Opaque
 from jrlrp.interpret import Course, evaluate_rest, interpret, made_before
 from jrlrp.modules import with_names
 from jrlrp.primitives.register import declarations
-from jrlrp.probes import Probe
+from jrlrp.probes import Probe, unknown_at
 from jrlrp.recognition.build import build
 from jrlrp.rewrites.canonical import canonical, expanded
 from jrlrp.rewrites.carriers import add_carriers
@@ -89,7 +89,7 @@ class Explained:
       shown: the outputs of the nodes that were to be shown.
       seeds: the relevance that begins at nodes.
       propagate: takes relevance of `out` to that of the explained arguments, and what the probes measured. Where an
-        example was given NaN, its relevance is NaN; with `marked=False`, 0.
+        example was given NaN, its relevance is NaN, that at probes of relevance too; with `marked=False`, 0.
     """
 
     out: Any
@@ -273,7 +273,9 @@ class Traced:
             shares = [saturate(r, r.dtype) for r in shares]
             if marked:
                 unknown = self._unknown([*zip(graph.outputs, given, strict=True), *self._by_turn(seeds)])
-                shares = [r + nothing for r, nothing in zip(shares, unknown, strict=True)]
+                shares = [r + self._of_input(v, unknown) for r, v in zip(shares, graph.explained, strict=True)]
+                marks = [unknown_at(graph, node, unknown) for node in probes]
+                measured = [jax.tree.map(jnp.add, found, nan) for found, nan in zip(measured, marks, strict=True)]
             return jax.tree.unflatten(self.in_tree, shares), dict(zip(probes, measured, strict=True))
 
         return Explained(jax.tree.unflatten(self.out_tree, outputs), value, aux, rules, shown, seeds, propagate)
@@ -287,10 +289,10 @@ class Traced:
         sums = lambda node, seed: jnp.sum(seed, axis=range(seed.ndim - len(node.shape)))
         return [(None if node in apart else node.output, sums(node, seed)) for node, seed in seeds.items()]
 
-    def _unknown(self, given: Iterable[tuple[Var | None, Any]]) -> list[Any]:
+    def _unknown(self, given: Iterable[tuple[Var | None, Any]]) -> Any:
         """Return NaN for the examples whose variables were given NaN, and 0 for the others: added to maps, it shows."""
-        explained, slots = self.graph.explained, self.graph.batch.slots
-        count = explained[0].shape[0] if slots else 1
+        slots = self.graph.batch.slots
+        count = self.graph.explained[0].shape[0] if slots else 1
         total = jnp.zeros(count, np.float32)
         for v, r in given:
             none = jnp.where(jnp.isnan(r), r, 0).astype(np.float32)
@@ -301,8 +303,12 @@ class Traced:
             parts = jnp.sum(none, axis=[d for d in range(v.ndim) if d != own.axis.dim])
             chosen = np.flatnonzero(own.entries >= 0)
             total += parts if own.order is None else jnp.zeros_like(total).at[own.entries[chosen]].add(parts[chosen])
-        shapes = [(-1, *[1] * (v.ndim - 1)) if slots else (1,) * v.ndim for v in explained]
-        return [total.reshape(shape).astype(v.dtype) for v, shape in zip(explained, shapes, strict=True)]
+        return total
+
+    def _of_input(self, v: Var, unknown: Any) -> Any:
+        """Return what is known of examples, as it is added to the map of an explained variable."""
+        shape = (-1, *[1] * (v.ndim - 1)) if self.graph.batch.slots else (1,) * v.ndim
+        return unknown.reshape(shape).astype(v.dtype)
 
     def initial(self, out: Any) -> Any:
         """Return what the target sends back from the explained output: relevance, or its ratio to the output."""

@@ -583,3 +583,14 @@ def test_a_rule_for_a_loop_is_the_loops(monkeypatch):
 def test_a_loop_itself_has_nothing_to_capture():
     with pytest.raises(jrlrp.ArgumentError, match="matches no node"):
         jrlrp.relevance(lambda x: forward(x, jax.lax.scan), capture=jrlrp.match("scan"))(X)
+
+
+@needs_two_devices
+def test_what_ends_inside_a_shard_map_is_looked_up_there():
+    """`searchsorted` casts types of meshes, whose primitive is looked for while the function is traced."""
+    weights = np.random.default_rng(0).normal(size=(3, 2))
+    part = lambda x: (x + jnp.searchsorted(jnp.asarray([1.0, 2.0]), x)) @ weights
+    x, along = np.random.default_rng(1).uniform(0.5, 2.5, size=(4, 3)), PartitionSpec("data")
+    sharded = jax.shard_map(part, mesh=MESH, in_specs=along, out_specs=along)
+    expected = jrlrp.relevance(part)(x)
+    np.testing.assert_allclose(jax.jit(jrlrp.relevance(sharded))(x), expected, rtol=1e-12)

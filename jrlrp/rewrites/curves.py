@@ -138,9 +138,8 @@ class Curve:
         """
         interval = facts.interval(source)
         at = lambda grid, *known: values_at(part, source, sink, grid, facts, dict(zip(labels, known, strict=False)))
-        grid, everywhere = np.append(_grid(interval), 0.0), _everywhere(interval)
-        values = at(grid, 0, 1)
-        sign = _direction(values[:-1]) and _direction(at(everywhere, 0, 1))
+        values, everywhere = at(np.append(_grid(interval), 0.0), 0, 1), _everywhere(interval)
+        sign = _direction(at(everywhere, 0, 1))
         if labels:
             sign = sign if sign == -_direction(at(everywhere, 1, 0)) else 0
         if not sign:

@@ -20,7 +20,7 @@ from jax.experimental.layout import Layout as DeviceLayout
 from jax.experimental.layout import with_layout_constraint
 from jax.extend import source_info_util
 from jax.interpreters import ad, batching, mlir
-from jax.sharding import AxisType, Mesh, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, PartitionSpec
 
 # Primitives that only call a jaxpr, and the parameter that holds it.
 _CALLS = {
@@ -75,7 +75,7 @@ def _in_shards(fun: Callable, x: Any) -> Any:
 
 
 def _on_mesh(fun: Callable, x: Any, kind: Any) -> Any:
-    with jax.set_mesh(Mesh(np.array(jax.local_devices()[:1]), ("i",), axis_types=(kind,))):
+    with jax.sharding.use_abstract_mesh(AbstractMesh((1,), ("i",), axis_types=(kind,))):  # a trace allows no other
         return fun(x)
 
 
@@ -129,14 +129,17 @@ def parts(jaxpr: Any) -> tuple[Any, Sequence[Any]]:
 
 def called(eqn: Any) -> Any | None:
     """Return the jaxpr that a call-like equation calls, or None if the equation is no call."""
-    if eqn.primitive.name == "call_hi_primitive":  # since JAX 0.12: what it stands for, it says itself
-        higher = eqn.params["_prim"]
-        return jax.make_jaxpr(higher.expand)(*higher.in_avals)
     key = _CALLS.get(eqn.primitive.name)
     if key is None:
         return None
     jaxpr = eqn.params.get(key) or eqn.params.get("call_jaxpr") or eqn.params.get("jaxpr")
     return jaxpr if hasattr(jaxpr, "eqns") or hasattr(jaxpr, "jaxpr") else None
+
+
+def expanded(eqn: Any) -> Any | None:
+    """Return what a higher-order primitive says that it stands for (since JAX 0.12), None of others."""
+    higher = eqn.params.get("_prim") if eqn.primitive.name == "call_hi_primitive" else None
+    return None if higher is None else jax.make_jaxpr(higher.expand)(*higher.in_avals)
 
 
 @dataclass(frozen=True, eq=False)

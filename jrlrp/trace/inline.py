@@ -130,7 +130,8 @@ class _Inliner:
             if not kept and (pieces := self._pieces(eqn, row, arguments)):
                 shapes = [jax.ShapeDtypeStruct(v.shape, v.dtype) for v in pieces]
                 spelled, arguments = spellings.product_of_pieces(eqn, shapes), pieces
-            if row.op is Op.SCATTER and spelled is None and spellings.applies_function(eqn):
+            unread = row.op is Op.OTHER and row.kind == "control" and not kept and inner is None
+            if spelled is None and (unread or (row.op is Op.SCATTER and spellings.applies_function(eqn))):
                 row = opaque(row)
             if layouts is not None and row.op is Op.REMAT and not _is_heavy(layouts[0][0]):
                 # A remat of operations that cost little is a mere call: what stands around them may belong with them.
@@ -166,7 +167,9 @@ class _Inliner:
             return spellings.product_of_slices(eqn)
         if row.op is Op.FORMULA:
             return jax.make_jaxpr(spellings.FORMULAS[row.name])(*(v.aval for v in eqn.invars))
-        return spellings.reduced(eqn)
+        if any(shards.varying_axes(v.aval) for v in eqn.invars):  # what has to be told to vary inside a shard_map
+            return spellings.reduced(eqn)
+        return compat.expanded(eqn) or spellings.reduced(eqn)
 
     def _pieces(self, eqn: Any, row: Row, arguments: Sequence[Var]) -> list[Var]:
         """Return what is stacked along the one axis over which an equation multiplies; empty if nothing is.

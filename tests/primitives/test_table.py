@@ -85,8 +85,13 @@ def test_no_two_rows_are_of_one_name_and_a_user_s_primitive_has_none():
     assert len(set(names)) == len(names)
     from jax.extend.core import Primitive
 
-    for name in ("tile", "add", "made up"):
+    for name in ("tile", "add", "call_hi_primitive", "reshard", "made up"):
         assert table.row_of(Primitive(name)) is None
+
+
+@pytest.mark.parametrize("name", compat._OUTSIDE)
+def test_where_a_primitive_is_looked_for_can_be_traced(name):
+    jax.make_jaxpr(compat._OUTSIDE[name])(compat._ARRAY)
 
 
 @functools.cache
